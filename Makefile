@@ -1,0 +1,68 @@
+# All set-up is done here: nothing but python3 (3.11 or newer) and make is needed. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_WORKERS ?= 2
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made requirements/run.txt
+	@echo "Installing the locked dependencies into $(VENV) ..."
+	@$(PIP_INSTALL) -r requirements/run.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made requirements/dev.txt pyproject.toml
+	@echo "Installing the locked development dependencies into $(VENV) ..."
+	@$(PIP_INSTALL) -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.run
+
+.PHONY: run
+run: $(VENV)/.run ## serve on 127.0.0.1:8080 with a keyring made on first start
+	@$(BIN)/python -m service serve
+
+.PHONY: test
+test: lint types imports unit ## everything that main must pass
+
+.PHONY: lint
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: unit
+unit: $(VENV)/.dev
+	$(BIN)/pytest -n $(PYTEST_WORKERS)
+
+.PHONY: format
+format: $(VENV)/.dev ## put the code into its form
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: lock
+lock: $(VENV)/.made ## resolve the dependencies anew, for every supported Python, with hashes
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group dev -o requirements/dev.txt
+
+.PHONY: clean
+clean: ## remove what was built, but not data/
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build

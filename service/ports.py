@@ -1,0 +1,59 @@
+"""What the use cases ask of the world: the clock, signatures, the keyring's places. Knows nothing of any adapter."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+from service.keyring import Algorithm, Key, KeyRing
+
+Clock = Callable[[], float]
+"""Unix time in seconds."""
+
+KeyMaker = Callable[[Algorithm], dict[str, Any]]
+"""Makes a fresh private JWK (RFC 7517) of the algorithm, without `kid`."""
+
+
+class TokenCodec(Protocol):
+    """Compact tokens (RFC 7515, section 7.1) under the keys of one ring; parsed once, immutable after."""
+
+    def sign(self, claims: bytes) -> str:
+        """The claims' JSON as a token under the active key."""
+
+    def verify(self, raw_token: str) -> tuple[Key, bytes]:
+        """The key and the claims' JSON of a token whose signature is good.
+
+        Raises:
+            InvalidToken: `too_large`, `malformed`, `unknown_key`, `revoked` (its key) or `bad_signature`.
+        """
+
+
+CodecMaker = Callable[[KeyRing], TokenCodec]
+
+
+class KeyStore(Protocol):
+    """The truth: one durable place for the ring's bytes. Blocking; called in a thread."""
+
+    def read(self) -> bytes | None:
+        """The bytes, None where there are none yet; raises `StoreUnavailable`."""
+
+    def update(self, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+        """Decides and writes inside one lock: `change` gets what is there and gives what shall be, None for no change.
+
+        Answers what is there afterwards; on return it is durable. Raises `StoreUnavailable` and writes nothing, or
+        whatever `change` raises.
+        """
+
+
+class KeyCache(Protocol):
+    """A sealed copy of the ring that all replicas see; it may always miss, be late, or lie."""
+
+    async def get(self) -> bytes | None:
+        """The bytes, None where there are none; raises `CacheUnavailable`."""
+
+    async def put(self, sealed: bytes) -> None:
+        """Stores the bytes and tells the other replicas; raises `CacheUnavailable`."""
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yields once for each word of a change, and once after each (re-)subscription."""
+
+    async def close(self) -> None:
+        """Lets go of all connections."""
