@@ -1,0 +1,76 @@
+"""The API in a browser: Swagger UI with the service's own description, complete, nothing fetched from elsewhere.
+
+Owns the page, its assets and its Content-Security-Policy; knows nothing of routes. Swagger UI's files come from the
+`flask-swagger-ui` distribution, which carries the upstream release byte for byte. They are read, not imported: Flask,
+which that distribution asks for, never runs. Invariant: whatever the page loads is in `ASSETS`.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import distribution
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; "  # the arrows in Swagger UI's style sheet are data: pictures
+    "connect-src 'self'; "  # the description, and what is tried out
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""For the page. No inline script, no inline style, no other host."""
+
+HTML: Final = b"""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>guest-sessions: the API</title>
+<link rel="icon" type="image/png" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="stylesheet" href="docs/page.css">
+</head>
+<body>
+<main id="api"></main>
+<noscript>This page needs JavaScript; <a href="openapi.yaml">openapi.yaml</a> says the same.</noscript>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/page.js"></script>
+</body>
+</html>
+"""
+"""The page. Its links are relative, so that it works under a path prefix as well."""
+
+# `validatorUrl` stands here because Swagger UI else asks a validator on another host, and the policy would refuse it.
+_SCRIPT: Final = b"""\
+"use strict";
+SwaggerUIBundle({
+  url: "openapi.yaml",
+  dom_id: "#api",
+  validatorUrl: null,
+  deepLinking: true,
+  tryItOutEnabled: true,
+  displayRequestDuration: true,
+  defaultModelsExpandDepth: 0,
+});
+"""
+
+_STYLE: Final = b"""\
+body { margin: 0; background: #fafafa; }
+.swagger-ui .response-col_description__inner pre, .swagger-ui .microlight { overflow-wrap: anywhere; }
+"""
+
+_SWAGGER_UI: Final = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+
+
+def _load() -> Mapping[str, tuple[bytes, str]]:
+    folder = Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
+    carried = {name: ((folder / name).read_bytes(), media_type) for name, media_type in _SWAGGER_UI.items()}
+    return MappingProxyType({**carried, "page.js": (_SCRIPT, "text/javascript"), "page.css": (_STYLE, "text/css")})
+
+
+ASSETS: Final = _load()
+"""What lies below `/docs/`: name → body and media type."""
