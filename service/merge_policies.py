@@ -1,0 +1,352 @@
+"""Merge policies: from a document that a person wrote to a tree of rules, with every fault found on the way.
+
+Pure. Owns what a policy may say; how a rule folds values is `merge_rules`' concern. A policy is compiled once. Merging
+then walks its trees in step with the payload, so that no member costs a search, however many PATHs there are.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
+
+from service.errors import Fault, InvalidPolicy
+from service.json_values import Kind, escape, is_number, parse_pointer
+
+RuleName = Literal[
+    "session", "guest", "guest_if_empty", "drop", "deep", "sum", "max", "min", "union", "append", "by_key"
+]
+
+PROTECTED = (
+    *("iss", "sub", "aud", "exp", "nbf", "iat", "jti"),
+    *("role", "roles", "group", "groups", "permission", "permissions", "scope", "scp"),
+    *("email", "email_verified", "phone_number", "phone_number_verified", "user_id", "uid", "admin", "is_admin"),
+    *("st-role", "st-perm", "st-ev", "sessionHandle"),
+)
+"""Top-level members that a guest may not set, unless a policy says `protect_defaults: false`: who and what one is."""
+
+RECEIPTS: Final = "merged_guests"
+"""The top-level member with the receipts of merged guests; protected under every policy."""
+
+MAX_DEPTH: Final = 32
+"""How deep a payload nests; a PATH with more segments could never match."""
+
+MAX_FIELDS_DEPTH: Final = 16
+"""How deep `fields` nest: a JSON document of `MAX_DEPTH` has no room for more."""
+
+MAX_PATHS: Final = 1024
+"""How many PATHs one policy may have. With `*`, a member may have to ask that many of them."""
+
+MIN_INTEGER: Final = -(2**63)
+MAX_INTEGER: Final = 2**64 - 1
+"""The whole numbers that every JSON reader of this service takes; a sum past them is an overflow."""
+
+_KINDS_OF: Mapping[RuleName, Kind] = {
+    "deep": "object",
+    "sum": "number",
+    "max": "number",
+    "min": "number",
+    "union": "list",
+    "append": "list",
+    "by_key": "list",
+}
+"""The kind that a rule is for; the others are for any."""
+
+_OPTIONS: Mapping[RuleName, frozenset[str]] = {
+    "session": frozenset(),
+    "guest": frozenset(),
+    "guest_if_empty": frozenset(),
+    "drop": frozenset(),
+    "deep": frozenset(),
+    "sum": frozenset({"floor", "ceiling"}),
+    "max": frozenset({"floor", "ceiling"}),
+    "min": frozenset({"floor", "ceiling"}),
+    "union": frozenset({"limit", "keep"}),
+    "append": frozenset({"limit", "keep"}),
+    "by_key": frozenset({"limit", "keep", "key", "fields"}),
+}
+
+T = TypeVar("T")
+
+
+class PathTree(msgspec.Struct, Generic[T], frozen=True):
+    """What is said about a place of a payload, and the trees of the places below it."""
+
+    value: T | None = None
+    named: dict[str, "PathTree[T]"] = {}
+    any_name: "PathTree[T] | None" = None
+
+
+Match = tuple[PathTree[T], ...]
+"""The trees that a place of the payload matches, the most specific first."""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """How the values of one place merge. Options that the rule does not have keep their defaults."""
+
+    name: RuleName
+    limit: int | None = None
+    keep: Literal["first", "last"] = "first"
+    floor: int | float | None = None
+    ceiling: int | float | None = None
+    key: tuple[str, ...] = ()
+    fields: Match["Rule"] = ()
+
+    def fits(self, kind: Kind) -> bool:
+        """Whether the rule is for values of this kind."""
+        return _KINDS_OF.get(self.name, kind) == kind
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A compiled policy. `shield` holds the protected places."""
+
+    rules: Match[Rule]
+    default: Rule | None
+    shield: Match[Literal[True]]
+
+
+def at_member(match: Match[T], name: str) -> Match[T]:
+    """What the member `name` of an object at a matched place matches: segment by segment, a name before `*`."""
+    return tuple(tree for parent in match for tree in (parent.named.get(name), parent.any_name) if tree)
+
+
+def at_element(match: Match[T]) -> Match[T]:
+    """What the elements of a list at a matched place match: `*` alone."""
+    return tuple(tree.any_name for tree in match if tree.any_name)
+
+
+def value_at(match: Match[T]) -> T | None:
+    """What the most specific PATH says about the place itself."""
+    return next((tree.value for tree in match if tree.value is not None), None)
+
+
+def compile_policy(document: object) -> Policy:
+    """Compiles a decoded policy document.
+
+    Raises:
+        InvalidPolicy: with every fault, each path a JSON Pointer into the document.
+    """
+    reader = _Reader()
+    policy = reader.policy(document, "")
+    if reader.faults:
+        raise InvalidPolicy("The merge policy has faults.", reader.faults)
+    return policy
+
+
+def parse_policy_file(text: bytes, *, format: Literal["json", "toml"]) -> dict[str, Policy]:  # noqa: A002 - the plain word
+    """Compiles a file of named policies, `{NAME: POLICY}` in UTF-8.
+
+    Raises:
+        InvalidPolicy: with every fault of every policy, each path starting with `/NAME`; or one fault at "" where the
+            file is not JSON (strictly, without duplicate members) or TOML.
+    """
+    documents = _decode(text, _DECODERS[format])
+    reader = _Reader()
+    policies = {name: reader.policy(each, f"/{escape(name)}") for name, each in documents.items()}
+    if reader.faults:
+        raise InvalidPolicy("The file of merge policies has faults.", reader.faults)
+    return policies
+
+
+class _Reader:
+    """Reads one document, and takes down each fault with its path instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self._paths = 0
+
+    def policy(self, document: object, at: str) -> Policy:
+        self._paths = 0
+        members = self._members(document, at, known={"rules", "default", "protect", "protect_defaults"})
+        defaults = members.get("protect_defaults", True)
+        if type(defaults) is not bool:
+            self._fault(f"{at}/protect_defaults", "must be true or false")
+        protected = [(name,) for name in (*PROTECTED, RECEIPTS)] if defaults else [(RECEIPTS,)]
+        own = self._protect(members.get("protect", []), f"{at}/protect")
+        default = members.get("default")
+        return Policy(
+            rules=self._rules(members.get("rules", {}), f"{at}/rules", depth=0),
+            default=self._rule(default, f"{at}/default", depth=0) if "default" in members else None,
+            shield=(_tree([(path, True) for path in [*protected, *own]]),),
+        )
+
+    def _fault(self, path: str, message: str) -> None:
+        self.faults.append(Fault(path=path, message=message))
+
+    def _members(self, document: object, at: str, *, known: set[str] | frozenset[str]) -> dict[str, Any]:
+        """The members of an object; the unknown ones are faults and left out."""
+        if type(document) is not dict:
+            self._fault(at, "must be an object")
+            return {}
+        for name in [name for name in document if name not in known]:
+            self._fault(f"{at}/{escape(name)}", f"is unknown here; known are: {', '.join(sorted(known)) or 'none'}")
+        return {name: document[name] for name in document if name in known}
+
+    def _rules(self, document: object, at: str, *, depth: int) -> Match[Rule]:
+        if type(document) is not dict:
+            self._fault(at, "must be an object of PATHs and their rules")
+            return ()
+        if depth > MAX_FIELDS_DEPTH:
+            self._fault(at, f"nests deeper than {MAX_FIELDS_DEPTH} times")
+            return ()
+        places = [f"{at}/{escape(path)}" for path in document]
+        paths = [self._path(path, place) for path, place in zip(document, places, strict=True)]
+        rules = [self._rule(rule, place, depth=depth) for rule, place in zip(document.values(), places, strict=True)]
+        return (_tree(list(zip(paths, rules, strict=True))),) if document else ()
+
+    def _protect(self, document: object, at: str) -> list[tuple[str, ...]]:
+        if type(document) is not list:
+            self._fault(at, "must be a list of PATHs")
+            return []
+        return [self._path(path, f"{at}/{index}") for index, path in enumerate(document)]
+
+    def _path(self, text: object, at: str) -> tuple[str, ...]:
+        self._paths += 1
+        if self._paths == MAX_PATHS + 1:
+            self._fault(at, f"is one too many: a policy has at most {MAX_PATHS} PATHs")
+        if type(text) is not str:
+            self._fault(at, "must be a PATH, that is a string")
+            return ()
+        try:
+            segments = parse_pointer(text)
+        except ValueError as error:
+            self._fault(at, f"is no PATH: {error}")
+            return ()
+        if len(segments) > MAX_DEPTH:
+            self._fault(at, f"has more than {MAX_DEPTH} segments, deeper than a payload can nest")
+            return ()
+        return segments
+
+    def _rule(self, document: object, at: str, *, depth: int) -> Rule:
+        named = {"rule": document} if type(document) is str else document
+        if type(named) is not dict:
+            self._fault(at, 'must be the name of a rule, or an object with "rule" and options')
+            return _NO_RULE
+        name = next((each for each in _OPTIONS if each == named.get("rule")), None)
+        if name is None:
+            where = at if type(document) is str or "rule" not in named else f"{at}/rule"
+            self._fault(where, f"must name a rule, one of: {', '.join(_OPTIONS)}")
+            return _NO_RULE
+        return self._options(name, self._members(named, at, known=_OPTIONS[name] | {"rule"}), at, depth=depth)
+
+    def _options(self, name: RuleName, options: dict[str, Any], at: str, *, depth: int) -> Rule:
+        limit, keep = options.get("limit"), options.get("keep", "first")
+        if "limit" in options and not (type(limit) is int and 0 <= limit <= MAX_INTEGER):
+            self._fault(f"{at}/limit", "must be a whole number, 0 or more")
+        if keep not in ("first", "last"):
+            self._fault(f"{at}/keep", 'must be "first" or "last"')
+        self._bounds(options, at)
+        return Rule(
+            name=name,
+            limit=limit,
+            keep=keep,
+            floor=options.get("floor"),
+            ceiling=options.get("ceiling"),
+            key=self._key(options.get("key"), f"{at}/key") if name == "by_key" else (),
+            fields=self._rules(options.get("fields", {}), f"{at}/fields", depth=depth + 1),
+        )
+
+    def _bounds(self, options: dict[str, Any], at: str) -> None:
+        good = {name: options[name] for name in ("floor", "ceiling") if name in options and in_range(options[name])}
+        for name in options.keys() & {"floor", "ceiling"} - good.keys():
+            self._fault(f"{at}/{name}", "must be a finite number in the range of 64 bits or a double")
+        if len(good) == 2 and good["floor"] > good["ceiling"]:  # noqa: PLR2004 - both of them
+            self._fault(f"{at}/floor", "is above the ceiling")
+
+    def _key(self, document: object, at: str) -> tuple[str, ...]:
+        names = document if type(document) is list else [document]
+        if not names or not all(type(name) is str for name in names) or len(set(names)) < len(names):
+            self._fault(at, "must be the name of a member, or a list of different ones")
+            return ()
+        return tuple(names)
+
+
+def in_range(value: object) -> bool:
+    """Whether the value is a number that JSON readers agree on: 64 bits when whole, else a finite double."""
+    if type(value) is int:
+        return MIN_INTEGER <= value <= MAX_INTEGER
+    return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]  # a float by now
+
+
+def _tree(entries: Sequence[tuple[tuple[str, ...], T]]) -> PathTree[T]:
+    """Puts paths and what they say into one tree; recursion goes as deep as `MAX_DEPTH`."""
+    below: dict[str, list[tuple[tuple[str, ...], T]]] = {}
+    for path, value in entries:
+        if path:
+            below.setdefault(path[0], []).append((path[1:], value))
+    any_name = below.pop("*", None)
+    return PathTree(
+        value=next((value for path, value in entries if not path), None),
+        named={name: _tree(each) for name, each in below.items()},
+        any_name=None if any_name is None else _tree(any_name),
+    )
+
+
+def _decode(text: bytes, decoder: Callable[[str], object]) -> dict[str, object]:
+    """The document, where it can be written back as UTF-8 JSON text; else one fault."""
+    try:
+        documents = decoder(text.decode("utf-8-sig"))
+        json.dumps(documents, ensure_ascii=False, default=str).encode()
+    except (ValueError, RecursionError) as error:
+        raise InvalidPolicy("The file of merge policies cannot be read.", [Fault("", str(error))]) from error
+    if type(documents) is not dict:
+        raise InvalidPolicy(
+            "The file of merge policies has faults.", [Fault("", "must be an object of named policies")]
+        )
+    return documents
+
+
+def _strict_json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError(f"an object has a member twice; its members are: {', '.join(name for name, _ in pairs)}")
+    return members
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODERS: Mapping[str, Callable[[str], object]] = {"json": _strict_json, "toml": tomllib.loads}
+
+_NO_RULE = Rule("session")
+"""Stands where a rule could not be read; the policy is refused anyway."""
+
+
+def _cart(quantity: str) -> dict[str, object]:
+    """Lines by `sku`, each with a `quantity` (or `qty`), which is never raised above 99."""
+    amount = {"rule": quantity, "ceiling": 99}
+    return {"rule": "by_key", "key": "sku", "limit": 100, "fields": {"/quantity": amount, "/qty": amount}}
+
+
+SHIPPED_DOCUMENTS: Mapping[str, dict[str, object]] = MappingProxyType(
+    {
+        "default": {},
+        "cart": {"rules": {"/cart": _cart("sum")}},
+        "preferences": {
+            "rules": {
+                "/preferences/*": "guest",
+                "/favourites": {"rule": "union", "limit": 500},
+                "/recently_viewed": {"rule": "union", "limit": 50, "keep": "last"},
+                "/consent/*": "session",
+            }
+        },
+        "highest_quantity_wins": {"rules": {"/cart": _cart("max")}},
+        "saved_cart_wins": {"rules": {"/cart": "session"}},
+        "guest_if_empty": {"default": "guest_if_empty"},
+        "guest_replaces": {"default": "guest"},
+    }
+)
+"""The policies that come with the service, by name, as a person would write them."""
+
+SHIPPED: Mapping[str, Policy] = MappingProxyType(
+    {name: compile_policy(document) for name, document in SHIPPED_DOCUMENTS.items()}
+)
+"""The same, compiled."""
