@@ -178,3 +178,9 @@ class StoreUnavailable(KeyringError):
     """The keyring's file cannot be read or written now: permissions, a full or read-only disk, a lock."""
 
     code = "store_unavailable"
+
+
+class CacheUnavailable(KeyringError):
+    """Redis cannot be reached, or did not answer in time."""
+
+    code = "cache_unavailable"

@@ -1,12 +1,20 @@
 """The signing keys of one deployment as an immutable value: next → active → retired → revoked.
 
-Pure: every move takes `now_s` and gives a new ring; knows nothing of files, Redis or cryptography.
+Pure: every move takes `now_s` and gives a new ring; knows nothing of files, Redis or cryptography. Invariants, held by
+every move and checked by `from_jwk_set`: exactly one key is active, at most one is next, and a revision only grows.
 """
 
+import base64
+import math
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from itertools import groupby
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+
+from service.errors import IllegalMove, KeyringDamaged, KeyringForeign
 
 Algorithm = Literal["ES256", "RS256"]
 
@@ -20,8 +28,45 @@ class KeyState(StrEnum):
     REVOKED = "revoked"
 
 
+MOVES: Final[Mapping[KeyState, tuple[KeyState, ...]]] = MappingProxyType(
+    {
+        # next → retired: two rings that were joined had one each; the other is set aside, as it may have signed.
+        KeyState.NEXT: (KeyState.ACTIVE, KeyState.RETIRED, KeyState.REVOKED),
+        KeyState.ACTIVE: (KeyState.RETIRED, KeyState.REVOKED),
+        KeyState.RETIRED: (KeyState.REVOKED,),
+        KeyState.REVOKED: (),
+    }
+)
+"""Where each state may go; never back."""
+
+PUBLISHED: Final = frozenset({KeyState.NEXT, KeyState.ACTIVE, KeyState.RETIRED})
+"""The states in the JWKS: what verifies, and what will before it signs."""
+
+MOST_PUBLISHED_KEYS: Final = 128
+"""A JWKS of 128 ES256 keys is 25 KB; common verifiers refuse one of a few hundred."""
+
+RETENTION_MARGIN_S: Final = 7 * 86_400
+"""A retired key outlives its last token by this: replicas that are cut off from the ring go on signing with it."""
+
+PURPOSE: Final = "guest-sessions keyring"
+
+
+class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the settings say about keys. `rotate_every_s` 0: by hand alone."""
+
+    algorithm: Algorithm
+    max_lifetime_s: int
+    jwks_max_age_s: int
+    rotate_every_s: int
+
+    @property
+    def publication_lead_s(self) -> int:
+        """How long a key is published before it signs: even a cache filled at the last moment has ended by then."""
+        return 2 * self.jwks_max_age_s
+
+
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One signing key. `private` is its private JWK (RFC 7517); secret, and never in a `repr`."""
+    """One signing key. `private` is its private JWK (RFC 7517), of a revoked key its public one; never in a `repr`."""
 
     kid: str
     algorithm: Algorithm
@@ -36,9 +81,18 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"Key(kid={self.kid!r}, algorithm={self.algorithm!r}, state={self.state.value!r})"
 
+    @property
+    def safe_to_drop_from_s(self) -> int | None:
+        """From when no live token can bear it; None while it signs or will. A revoked key's tokens are refused."""
+        if self.state is KeyState.REVOKED:
+            return self.revoked_at_s
+        if self.retired_at_s is None:
+            return None
+        return self.retired_at_s + self.max_lifetime_s + RETENTION_MARGIN_S
+
 
 class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
-    """All keys of one deployment, with what must travel with them."""
+    """All keys of one deployment, with what must travel with them; `ring_id` tells deployments apart."""
 
     ring_id: str
     revision: int
@@ -48,3 +102,408 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"KeyRing(ring_id={self.ring_id!r}, revision={self.revision}, keys={self.keys!r})"
+
+    @property
+    def active(self) -> Key:
+        """The one key that signs."""
+        return next(key for key in self.keys if key.state is KeyState.ACTIVE)
+
+    @property
+    def staged(self) -> Key | None:
+        """The key that is published and will sign."""
+        return next((key for key in self.keys if key.state is KeyState.NEXT), None)
+
+    @property
+    def published(self) -> tuple[Key, ...]:
+        """The keys of the JWKS."""
+        return tuple(key for key in self.keys if key.state in PUBLISHED)
+
+
+# --- the moves ---
+
+
+def new_key(private: dict[str, Any], *, kid: str, algorithm: Algorithm, max_lifetime_s: int, now_s: float) -> Key:
+    """A key that was just made, not yet in any ring."""
+    return Key(
+        kid=kid,
+        algorithm=algorithm,
+        state=KeyState.NEXT,
+        private=private,
+        max_lifetime_s=max_lifetime_s,
+        created_at_s=int(now_s),
+    )
+
+
+def found(key: Key, *, ring_id: str, derivation_secret: bytes, now_s: float) -> KeyRing:
+    """A deployment's first ring. Nobody can have cached a JWKS without `key`, so it signs at once."""
+    return KeyRing(
+        ring_id=ring_id,
+        revision=1,
+        keys=(_moved(key, KeyState.ACTIVE, now_s),),
+        revoked_before_s=0,
+        derivation_secret=derivation_secret,
+    )
+
+
+def stage(ring: KeyRing, key: Key) -> KeyRing:
+    """Publishes `key` as the next to sign.
+
+    Raises:
+        IllegalMove: where one is staged already.
+    """
+    if ring.staged is not None:
+        raise IllegalMove(f"Key {ring.staged.kid} is staged already.")
+    return _changed(ring, (*ring.keys, key))
+
+
+def promote(ring: KeyRing, *, now_s: float) -> KeyRing:
+    """The staged key becomes active, the active one retires. When it is due is for the caller to say.
+
+    Raises:
+        IllegalMove: where none is staged.
+    """
+    if ring.staged is None:
+        raise IllegalMove("No key is staged.")
+    moves = {ring.staged.kid: KeyState.ACTIVE, ring.active.kid: KeyState.RETIRED}
+    return _changed(ring, (_moved(key, moves[key.kid], now_s) if key.kid in moves else key for key in ring.keys))
+
+
+def revoke(ring: KeyRing, kid: str, *, spare: Key, now_s: float) -> KeyRing:
+    """Refuses every token of one key from now on and forgets its private part.
+
+    Where it is the active one, the staged key, or else `spare`, signs in its stead.
+
+    Raises:
+        IllegalMove: where there is no such key or it is revoked already.
+    """
+    if all(key.kid != kid for key in ring.keys):
+        raise IllegalMove(f"There is no key {kid}.")
+    keys = [_moved(key, KeyState.REVOKED, now_s) if key.kid == kid else key for key in ring.keys]
+    return _changed(ring, _with_one_active(keys, spare=spare, now_s=now_s))
+
+
+def revoke_before(ring: KeyRing, time_s: int, *, now_s: float) -> KeyRing:
+    """Refuses every guest whose lineage began before `time_s`.
+
+    Raises:
+        IllegalMove: where that is in the future (guests of tomorrow would be refused), or before what already holds.
+    """
+    if time_s > now_s:
+        raise IllegalMove("The time is in the future.")
+    if time_s < ring.revoked_before_s:
+        raise IllegalMove(f"Guests from before {ring.revoked_before_s} are revoked already; that cannot be undone.")
+    return ring if time_s == ring.revoked_before_s else _changed(ring, ring.keys, revoked_before_s=time_s)
+
+
+def allow_lifetime(ring: KeyRing, max_lifetime_s: int) -> KeyRing:
+    """Lets the keys that sign, or will, sign tokens of up to `max_lifetime_s`; never lowers what was allowed."""
+    keys = tuple(
+        msgspec.structs.replace(key, max_lifetime_s=max(key.max_lifetime_s, max_lifetime_s))
+        if key.state in (KeyState.NEXT, KeyState.ACTIVE)
+        else key
+        for key in ring.keys
+    )
+    return ring if keys == ring.keys else _changed(ring, keys)
+
+
+def drop_dead(ring: KeyRing, *, now_s: float) -> KeyRing:
+    """Leaves out the retired keys that no live token can bear."""
+    keys = tuple(key for key in ring.keys if not _is_dead(key, now_s))
+    return ring if keys == ring.keys else _changed(ring, keys)
+
+
+def join(mine: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing:
+    """What two rings of one deployment know together: no key is lost, the further state of each holds.
+
+    Answers the newer one as it is where that says it all, else a ring with a revision above both. Where both have an
+    active key, the one activated last signs on; where none is left, the staged one or else `spare`. Both sides come to
+    the same ring, whoever joins first.
+
+    Raises:
+        KeyringForeign: where they are of two deployments.
+        KeyringDamaged: where one `kid` names two different keys.
+    """
+    if mine.ring_id != theirs.ring_id:
+        raise KeyringForeign(f"The keyring is of deployment {theirs.ring_id}, not {mine.ring_id}.")
+    newer, older = (mine, theirs) if mine.revision >= theirs.revision else (theirs, mine)
+    held = {key.kid for key in newer.keys}
+    brought = (key for key in older.keys if key.kid in held or not _is_dead(key, now_s))
+    keys = _with_one_active(_united((*newer.keys, *brought)), spare=spare, now_s=now_s)
+    revoked_before_s = max(mine.revoked_before_s, theirs.revoked_before_s)
+    says_it_all = (keys, revoked_before_s) == (newer.keys, newer.revoked_before_s)
+    if says_it_all and (newer.revision > older.revision or newer == older):
+        return newer
+    return _changed(newer, keys, revoked_before_s=revoked_before_s)
+
+
+# --- when ---
+
+
+def promotion_due_at_s(ring: KeyRing, policy: KeyPolicy) -> int | None:
+    """From when the staged key may sign; None where none is staged."""
+    return None if ring.staged is None else ring.staged.created_at_s + policy.publication_lead_s
+
+
+def staging_due_at_s(ring: KeyRing, policy: KeyPolicy) -> int | None:
+    """From when a next key is to be staged by itself; None where none is."""
+    if policy.rotate_every_s == 0 or ring.staged is not None or len(ring.published) >= MOST_PUBLISHED_KEYS:
+        return None
+    return (ring.active.activated_at_s or 0) + policy.rotate_every_s - policy.publication_lead_s
+
+
+def least_rotation_s(policy: KeyPolicy) -> int:
+    """The shortest `rotate_every_s` that keeps the JWKS within its limit and leaves each key its publication lead."""
+    retired = MOST_PUBLISHED_KEYS - 3  # beside the active and the next, and one that is about to be dropped
+    return max(policy.publication_lead_s, math.ceil((policy.max_lifetime_s + RETENTION_MARGIN_S) / retired))
+
+
+# --- what others see ---
+
+
+def public_jwk(key: Key) -> dict[str, str]:
+    """The public part of a key (RFC 7517, section 4; RFC 7518, section 6), in one fixed order."""
+    material = {name: str(key.private[name]) for name in _MATERIAL[key.algorithm].public}
+    return {"kty": _MATERIAL[key.algorithm].kty, "use": "sig", "alg": key.algorithm, "kid": key.kid, **material}
+
+
+def public_jwks(ring: KeyRing) -> bytes:
+    """The JWKS (RFC 7517, section 5) as verifiers get it."""
+    return msgspec.json.encode({"keys": [public_jwk(key) for key in ring.published]})
+
+
+# --- the form at rest ---
+
+_Base64url = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=1_024)]
+_Time = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+
+
+class _Material(msgspec.Struct, frozen=True):
+    """The members that make up a key of one algorithm (RFC 7518, sections 6.2 and 6.3)."""
+
+    kty: str
+    public: tuple[str, ...]
+    private: tuple[str, ...]
+
+
+_MATERIAL: Final[Mapping[Algorithm, _Material]] = MappingProxyType(
+    {
+        "ES256": _Material("EC", ("crv", "x", "y"), ("d",)),
+        "RS256": _Material("RSA", ("n", "e"), ("d", "p", "q", "dp", "dq", "qi")),
+    }
+)
+
+
+class _StoredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A private JWK with its life."""
+
+    kid: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,16}$")]
+    alg: Algorithm
+    use: Literal["sig"]
+    state: KeyState
+    max_lifetime: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+    created_at: _Time
+    activated_at: _Time | None = None
+    retired_at: _Time | None = None
+    revoked_at: _Time | None = None
+    kty: Literal["EC", "RSA"]
+    crv: Literal["P-256"] | None = None
+    x: _Base64url | None = None
+    y: _Base64url | None = None
+    n: _Base64url | None = None
+    e: _Base64url | None = None
+    d: _Base64url | None = None
+    p: _Base64url | None = None
+    q: _Base64url | None = None
+    dp: _Base64url | None = None
+    dq: _Base64url | None = None
+    qi: _Base64url | None = None
+
+
+class _StoredRing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A JWK Set (RFC 7517, section 5) with what makes it a ring."""
+
+    purpose: Literal["guest-sessions keyring"]
+    ring: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{8,64}$")]
+    revision: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+    revoked_before: _Time
+    derivation_secret: Annotated[bytes, msgspec.Meta(min_length=32, max_length=64)]
+    keys: Annotated[tuple[_StoredKey, ...], msgspec.Meta(min_length=1)]
+
+
+def to_jwk_set(ring: KeyRing) -> bytes:
+    """The whole ring, private parts included, as JSON for people and programs."""
+    stored = _StoredRing(
+        purpose=PURPOSE,
+        ring=ring.ring_id,
+        revision=ring.revision,
+        revoked_before=ring.revoked_before_s,
+        derivation_secret=ring.derivation_secret,
+        keys=tuple(_to_stored(key) for key in ring.keys),
+    )
+    return msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n"
+
+
+def from_jwk_set(stored: bytes) -> KeyRing:
+    """The ring of `to_jwk_set`.
+
+    Raises:
+        KeyringDamaged: where it is anything else, or breaks an invariant; the message holds no key.
+    """
+    try:
+        parsed = msgspec.json.decode(stored, type=_StoredRing)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise KeyringDamaged(f"This is no keyring, or a damaged one: {error}") from error
+    ring = KeyRing(
+        ring_id=parsed.ring,
+        revision=parsed.revision,
+        keys=_in_order(_from_stored(key) for key in parsed.keys),
+        revoked_before_s=parsed.revoked_before,
+        derivation_secret=parsed.derivation_secret,
+    )
+    _check_states(ring)
+    return ring
+
+
+def _to_stored(key: Key) -> _StoredKey:
+    return _StoredKey(
+        kid=key.kid,
+        alg=key.algorithm,
+        use="sig",
+        state=key.state,
+        max_lifetime=key.max_lifetime_s,
+        created_at=key.created_at_s,
+        activated_at=key.activated_at_s,
+        retired_at=key.retired_at_s,
+        revoked_at=key.revoked_at_s,
+        **_material_of(key),
+    )
+
+
+def _from_stored(stored: _StoredKey) -> Key:
+    material = _MATERIAL[stored.alg]
+    names = material.public if stored.state is KeyState.REVOKED else material.public + material.private
+    if stored.kty != material.kty or any(getattr(stored, name) is None for name in names):
+        raise KeyringDamaged(f"Key {stored.kid} is damaged: it is no whole {stored.alg} key.")
+    if material.kty == "EC" and any(len(_decoded(getattr(stored, name))) != _P256_BYTES for name in ("x", "y")):
+        raise KeyringDamaged(f"Key {stored.kid} is damaged: its coordinates are not of 32 bytes each.")
+    if getattr(stored, _SINCE[stored.state]) is None:
+        raise KeyringDamaged(f"Key {stored.kid} is damaged: it is {stored.state.value}, but not since when.")
+    return Key(
+        kid=stored.kid,
+        algorithm=stored.alg,
+        state=stored.state,
+        private={"kty": stored.kty} | {name: getattr(stored, name) for name in names},
+        max_lifetime_s=stored.max_lifetime,
+        created_at_s=stored.created_at,
+        activated_at_s=stored.activated_at,
+        retired_at_s=stored.retired_at,
+        revoked_at_s=stored.revoked_at,
+    )
+
+
+_P256_BYTES: Final = 32
+_SINCE: Final[Mapping[KeyState, str]] = MappingProxyType(
+    {
+        KeyState.NEXT: "created_at",
+        KeyState.ACTIVE: "activated_at",
+        KeyState.RETIRED: "retired_at",
+        KeyState.REVOKED: "revoked_at",
+    }
+)
+
+
+def _check_states(ring: KeyRing) -> None:
+    states = [key.state for key in ring.keys]
+    if len({key.kid for key in ring.keys}) != len(ring.keys):
+        raise KeyringDamaged("The keyring is damaged: two keys have one kid.")
+    if states.count(KeyState.ACTIVE) != 1 or states.count(KeyState.NEXT) > 1:
+        raise KeyringDamaged("The keyring is damaged: it must have exactly one active key and at most one next.")
+
+
+def _decoded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _material_of(key: Key) -> dict[str, Any]:
+    """The JWK members of a key; of a revoked one the public members alone."""
+    material = _MATERIAL[key.algorithm]
+    names = material.public if key.state is KeyState.REVOKED else material.public + material.private
+    return {"kty": material.kty} | {name: key.private[name] for name in names}
+
+
+# --- inside the moves ---
+
+
+def _moved(key: Key, state: KeyState, now_s: float) -> Key:
+    """`key` in its new state, since `now_s` rounded down to whole seconds."""
+    if state not in MOVES[key.state]:
+        raise IllegalMove(f"Key {key.kid} is {key.state.value}; it cannot become {state.value}.")
+    moved = msgspec.structs.replace(key, state=state, **{f"{_SINCE[state]}_s": int(now_s)})
+    return msgspec.structs.replace(moved, private=_material_of(moved))
+
+
+def _changed(ring: KeyRing, keys: Iterable[Key], *, revoked_before_s: int | None = None) -> KeyRing:
+    """The ring's next revision, its keys in the order of their making."""
+    return msgspec.structs.replace(
+        ring,
+        revision=ring.revision + 1,
+        keys=_in_order(keys),
+        revoked_before_s=ring.revoked_before_s if revoked_before_s is None else revoked_before_s,
+    )
+
+
+def _in_order(keys: Iterable[Key]) -> tuple[Key, ...]:
+    return tuple(sorted(keys, key=lambda key: (key.created_at_s, key.kid)))
+
+
+def _is_dead(key: Key, now_s: float) -> bool:
+    """Whether a retired key is safe to drop. Revoked keys stay on record."""
+    safe_from_s = key.safe_to_drop_from_s
+    return key.state is KeyState.RETIRED and safe_from_s is not None and safe_from_s <= now_s
+
+
+def _united(keys: Iterable[Key]) -> list[Key]:
+    """One key for each `kid`."""
+    by_kid = groupby(sorted(keys, key=lambda key: key.kid), key=lambda key: key.kid)
+    united = []
+    for _, (one, *others) in by_kid:
+        united.append(_merged(one, others[0]) if others else one)
+    return united
+
+
+def _merged(one: Key, other: Key) -> Key:
+    """What two records of one key say together: the further state, each step at its earliest, retired at the latest."""
+    if public_jwk(one) != public_jwk(other):
+        raise KeyringDamaged(f"Two different keys are named {one.kid}.")
+    further = max(one, other, key=lambda key: _RANK[key.state])
+    return msgspec.structs.replace(
+        further,
+        max_lifetime_s=max(one.max_lifetime_s, other.max_lifetime_s),
+        created_at_s=min(one.created_at_s, other.created_at_s),
+        activated_at_s=min(_given(one.activated_at_s, other.activated_at_s), default=None),
+        retired_at_s=max(_given(one.retired_at_s, other.retired_at_s), default=None),
+        revoked_at_s=min(_given(one.revoked_at_s, other.revoked_at_s), default=None),
+    )
+
+
+_RANK: Final = MappingProxyType({state: rank for rank, state in enumerate(KeyState)})
+
+
+def _given(*times_s: int | None) -> list[int]:
+    return [time_s for time_s in times_s if time_s is not None]
+
+
+def _with_one_active(keys: list[Key], *, spare: Key, now_s: float) -> tuple[Key, ...]:
+    """Of several active or next keys the latest stays; where none is active, the next or else `spare` becomes it."""
+    active, staged = _latest(keys, KeyState.ACTIVE), _latest(keys, KeyState.NEXT)
+    aside = [key for key in keys if key.state in (KeyState.ACTIVE, KeyState.NEXT) and key not in (active, staged)]
+    kept = {key.kid: key for key in keys} | {key.kid: _moved(key, KeyState.RETIRED, now_s) for key in aside}
+    if active is None:
+        successor = staged or spare
+        kept[successor.kid] = _moved(successor, KeyState.ACTIVE, now_s)
+    return _in_order(kept.values())
+
+
+def _latest(keys: Iterable[Key], state: KeyState) -> Key | None:
+    of_state = (key for key in keys if key.state is state)
+    return max(of_state, key=lambda key: (key.activated_at_s or 0, key.created_at_s, key.kid), default=None)

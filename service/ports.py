@@ -1,12 +1,15 @@
 """What the use cases ask of the world: the clock, signatures, the keyring's places. Knows nothing of any adapter."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from typing import Any, Protocol
 
 from service.keyring import Algorithm, Key, KeyRing
 
 Clock = Callable[[], float]
 """Unix time in seconds."""
+
+RandomBytes = Callable[[int], bytes]
+"""As many bytes as asked for, of cryptographic strength."""
 
 KeyMaker = Callable[[Algorithm], dict[str, Any]]
 """Makes a fresh private JWK (RFC 7517) of the algorithm, without `kid`."""
@@ -29,11 +32,31 @@ class TokenCodec(Protocol):
 CodecMaker = Callable[[KeyRing], TokenCodec]
 
 
+class Sealer(Protocol):
+    """Keeps bytes from being read or made by anybody without a secret."""
+
+    def seal(self, plain: bytes) -> bytes:
+        """Sealed under the first secret; two calls never give the same bytes."""
+
+    def open(self, sealed: bytes) -> bytes:
+        """What was sealed under any of the secrets; raises `KeyringDamaged` or `WrongSecret`."""
+
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether it is sealed under the first secret."""
+
+
 class KeyStore(Protocol):
     """The truth: one durable place for the ring's bytes. Blocking; called in a thread."""
 
+    @property
+    def place(self) -> str:
+        """Where the bytes are, for people."""
+
+    def stamp(self) -> Hashable:
+        """Changes whenever the bytes do; None where there are none. Cheap. Raises `StoreUnavailable`."""
+
     def read(self) -> bytes | None:
-        """The bytes, None where there are none yet; raises `StoreUnavailable`."""
+        """The bytes, durable by now, None where there are none yet; raises `StoreUnavailable`."""
 
     def update(self, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
         """Decides and writes inside one lock: `change` gets what is there and gives what shall be, None for no change.
@@ -51,6 +74,12 @@ class KeyCache(Protocol):
 
     async def put(self, sealed: bytes) -> None:
         """Stores the bytes and tells the other replicas; raises `CacheUnavailable`."""
+
+    async def claim(self) -> bool:
+        """True for one caller in half a minute: the one that may make a deployment's first ring.
+
+        Raises `CacheUnavailable`.
+        """
 
     def changes(self) -> AsyncIterator[None]:
         """Yields once for each word of a change, and once after each (re-)subscription."""

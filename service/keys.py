@@ -1,0 +1,382 @@
+"""The running process's keys: load, make on first start, adopt, follow, rotate when due, put back.
+
+A keeper has the ring from its file and keeps the copy in the cache alike; a follower has it from the cache alone and
+never writes. Requests read `Keys.loaded` and wait for nothing. Invariants: what is signed with is durable; a ring older
+than the one held, or another deployment's, is never taken; a file that vanishes, is damaged or goes back in time under
+the process is left alone, and the process goes on with the ring it holds.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Literal
+
+import msgspec
+
+from service import keyring
+from service.errors import CacheUnavailable, KeyringError, KeyringForeign, KeyringOlder, StoreUnavailable
+from service.keyring import KeyPolicy, KeyRing
+from service.ports import Clock, TokenCodec
+from service.ring_places import KeyMint, RingCopy, RingFile
+
+log = logging.getLogger("guest_sessions.keys")
+
+FILE_POLL_S: Final = 0.5
+"""Twenty times faster than the contract's 10 s: a `stat` costs next to nothing."""
+CACHE_POLL_S: Final = 1.0
+"""Half of the contract's 2 s, so that a lost notification costs nothing and a loss is mended in time."""
+DROP_PATIENCE_S: Final = 3_600
+"""A key must have been safe to drop for that long by the steady clock: a wall clock that jumps into the next decade for
+a moment must not cost anybody their key."""
+
+Role = Literal["keeper", "follower"]
+
+
+class LoadedRing(msgspec.Struct, frozen=True, kw_only=True):
+    """A ring made ready for requests; a new object whenever the ring changes."""
+
+    ring: KeyRing
+    codec: TokenCodec
+    jwks: bytes
+    etag: str
+    max_lifetime_s: int
+    """The longest lifetime that may be signed now: what the settings say and the ring records."""
+
+
+class KeysStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be seen of the keys from outside. `ring_age_s`: since the ring was last found so at its source."""
+
+    role: Role
+    ready: bool
+    file: str
+    redis: str
+    problem: str | None
+    revision: int
+    ring_age_s: float | None
+    active_key: str | None
+    keys: dict[str, int]
+    counts: dict[str, int]
+
+
+class Keys:
+    """The keys of one process. `file` None: a follower. `copy` None: no Redis."""
+
+    def __init__(
+        self,
+        policy: KeyPolicy,
+        *,
+        mint: KeyMint,
+        file: RingFile | None,
+        copy: RingCopy | None,
+        clock: Clock,
+        steady_clock: Clock,
+        file_poll_s: float = FILE_POLL_S,
+        cache_poll_s: float = CACHE_POLL_S,
+    ) -> None:
+        """`clock` tells Unix time and may jump; `steady_clock` never goes back and may start anywhere (seconds)."""
+        self.loaded: LoadedRing | None = None
+        self._policy = policy
+        self._mint = mint
+        self._file = file
+        self._copy = copy
+        self._clock = clock
+        self._steady_clock = steady_clock
+        self._file_poll_s = file_poll_s
+        self._cache_poll_s = cache_poll_s
+        self._stamp: object = None
+        self._since: dict[str, float] = {}
+        self._confirmed_at: float | None = None
+        self._changed = asyncio.Event()
+        self._health = {"file": "off" if file is None else "unread", "redis": "off" if copy is None else "unread"}
+        self._problems: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def role(self) -> Role:
+        """What this process may do with the ring."""
+        return "follower" if self._file is None else "keeper"
+
+    async def start(self) -> None:
+        """The first try to become ready; whether it held, `loaded` tells. `run` goes on trying."""
+        await self._tend_file()
+        await self._tend_copy()
+
+    async def run(self) -> None:
+        """Follows, rotates and puts back until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._file is not None:
+                tasks.create_task(self._run_file())
+            if self._copy is not None:
+                tasks.create_task(self._run_copy())
+                tasks.create_task(self._listen(self._copy))
+
+    async def stop(self) -> None:
+        """Lets go of all connections."""
+        if self._copy is not None:
+            await self._copy.close()
+
+    def status(self) -> KeysStatus:
+        """A snapshot for readiness and metrics; plain values."""
+        ring = None if self.loaded is None else self.loaded.ring
+        states = Counter(key.state.value for key in ring.keys) if ring else Counter[str]()
+        return KeysStatus(
+            role=self.role,
+            ready=ring is not None,
+            file=self._health["file"],
+            redis=self._health["redis"],
+            problem=next(iter(self._problems.values()), None),
+            revision=ring.revision if ring else 0,
+            ring_age_s=None if self._confirmed_at is None else self._steady_clock() - self._confirmed_at,
+            active_key=ring.active.kid if ring else None,
+            keys={state.value: states[state.value] for state in keyring.KeyState},
+            counts=dict(self._counts),
+        )
+
+    # --- the file: a keeper's truth ---
+
+    async def _run_file(self) -> None:
+        while True:
+            await asyncio.sleep(self._file_poll_s)
+            await self._tend_file()
+
+    async def _tend_file(self) -> None:
+        """One look at the file, and one move where one is due."""
+        if self._file is None:
+            return
+        try:
+            await (self._begin(self._file) if self.loaded is None else self._follow_file(self._file, self.loaded.ring))
+            if self.loaded is not None:
+                await self._move_on(self._file, self.loaded.ring)
+        except KeyringError as error:
+            self._note("file", error)
+        else:
+            self._note_good("file")
+
+    async def _begin(self, file: RingFile) -> None:
+        """Loads the ring, or makes or adopts the first one."""
+        stamp = await asyncio.to_thread(file.stamp)
+        ring = await asyncio.to_thread(file.read)
+        if ring is None:
+            ring = await self._first_ring(file)
+        await self._take(ring)
+        self._stamp = stamp
+        await asyncio.to_thread(file.seal_anew)
+
+    async def _first_ring(self, file: RingFile) -> KeyRing:
+        """For an empty folder: the ring in the cache, or a new one where the cache is reachable and empty, or off.
+
+        An unmounted volume must not log every guest out: so whatever stands in the way of knowing raises.
+        """
+        if self._copy is None:
+            return await asyncio.to_thread(file.update, self._found)
+        theirs = await self._look_before_founding(self._copy)
+        if theirs is not None:
+            log.info("the folder is empty: adopting the ring in redis, revision %d", theirs.revision)
+            return await asyncio.to_thread(file.update, lambda current: current or theirs)
+        if not await self._copy.claim():
+            raise KeyringError("Another keeper is making the first keyring; waiting for it.")
+        return await asyncio.to_thread(file.update, self._found)
+
+    async def _look_before_founding(self, copy: RingCopy) -> KeyRing | None:
+        try:
+            return await copy.get()
+        except KeyringError as error:
+            self._note("redis", error)
+            raise KeyringError(
+                f"The folder of the keyring is empty, and Redis cannot tell whether there is one: {error.detail}"
+            ) from error
+
+    def _found(self, current: KeyRing | None) -> KeyRing:
+        return current or self._mint.ring(now_s=self._clock())
+
+    async def _follow_file(self, file: RingFile, held: KeyRing) -> None:
+        stamp = await asyncio.to_thread(file.stamp)
+        if stamp == self._stamp:
+            self._confirmed_at = self._steady_clock()
+            return
+        ring = self._same(held, await asyncio.to_thread(file.read))
+        await self._take(ring)
+        self._stamp = stamp
+
+    def _same(self, held: KeyRing, current: KeyRing | None) -> KeyRing:
+        """What is in the file now, unless it is not this process's ring any more."""
+        if current is None:
+            raise StoreUnavailable("The keyring's file has vanished; going on with the ring in memory.")
+        _refuse_rollback(held, current)
+        return current
+
+    async def _move_on(self, file: RingFile, held: KeyRing) -> None:
+        """Does what is due, decided again under the lock, as another replica may have done it meanwhile."""
+        self._watch(held)
+        if self._due(held) is None:
+            return
+
+        def decide(current: KeyRing | None) -> KeyRing:
+            ring = self._same(held, current)
+            move = self._due(ring)
+            return ring if move is None else move(ring)
+
+        ring = await asyncio.to_thread(file.update, decide)
+        if ring.revision != held.revision:
+            self._counts["moves"] += 1
+        await self._take(ring)
+
+    def _due(self, ring: KeyRing) -> Callable[[KeyRing], KeyRing] | None:
+        """The first move that is due, if any."""
+        now_s = self._clock()
+        if keyring.allow_lifetime(ring, self._policy.max_lifetime_s) is not ring:
+            return partial(keyring.allow_lifetime, max_lifetime_s=self._policy.max_lifetime_s)
+        if ring.staged is not None and self._may_sign(ring.staged, now_s):
+            return partial(keyring.promote, now_s=now_s)
+        staging_due_at_s = keyring.staging_due_at_s(ring, self._policy)
+        if staging_due_at_s is not None and staging_due_at_s <= now_s:
+            return lambda ring: keyring.stage(ring, self._mint.key(now_s=now_s))
+        if self._seen_for_s("dead keys") >= DROP_PATIENCE_S:
+            return partial(keyring.drop_dead, now_s=now_s)
+        return None
+
+    def _may_sign(self, staged: keyring.Key, now_s: float) -> bool:
+        """Whether the staged key has been published for its lead by both clocks.
+
+        The wall clock may have jumped ahead: so this process must itself have held the key for as long. It may have
+        been set back, so that the key seems to be from the future: then the steady clock alone counts.
+        """
+        lead_s = self._policy.publication_lead_s
+        return not 0 <= now_s - staged.created_at_s < lead_s and self._seen_for_s(staged.kid) >= lead_s
+
+    def _watch(self, ring: KeyRing) -> None:
+        """Keeps, by the steady clock, since when each thing that needs patience has been seen without a break."""
+        seen = {ring.staged.kid} if ring.staged else set()
+        if keyring.drop_dead(ring, now_s=self._clock()) is not ring:
+            seen.add("dead keys")
+        now = self._steady_clock()
+        self._since = {name: self._since.get(name, now) for name in seen}
+
+    def _seen_for_s(self, name: str) -> float:
+        now = self._steady_clock()
+        return now - self._since.get(name, now)
+
+    # --- the copy in the cache ---
+
+    async def _run_copy(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._cache_poll_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            await self._tend_copy()
+
+    async def _listen(self, copy: RingCopy) -> None:
+        async for _ in copy.changes():
+            self._changed.set()
+
+    async def _tend_copy(self) -> None:
+        """One look at the copy: a follower takes it, a keeper puts it right."""
+        if self._copy is None or (self._file is not None and self.loaded is None):
+            return
+        try:
+            if self._file is None:
+                await self._adopt(self._copy)
+            elif self.loaded is not None:
+                await self._put_right(self._copy, self._file, self.loaded.ring)
+        except StoreUnavailable as error:
+            self._note("file", error)
+        except KeyringError as error:
+            self._note("redis", error)
+        else:
+            self._note_good("redis")
+
+    async def _adopt(self, copy: RingCopy) -> None:
+        ring = await copy.get()
+        if ring is None:
+            raise CacheUnavailable("Redis holds no keyring.")
+        if self.loaded is not None:
+            _refuse_rollback(self.loaded.ring, ring)
+        await self._take(ring)
+
+    async def _put_right(self, copy: RingCopy, file: RingFile, held: KeyRing) -> None:
+        """Makes the copy equal to the file, or joins into the file what a keeper on another volume knows."""
+        try:
+            theirs = await copy.get()
+            if theirs is not None:
+                _refuse_rollback(held, theirs)
+        except CacheUnavailable:
+            raise
+        except KeyringError:
+            await self._put(copy, held)
+            raise
+        if theirs is not None and theirs != held:
+            held = await self._join(file, held, theirs)
+        if theirs != held:
+            await self._put(copy, held)
+
+    async def _put(self, copy: RingCopy, ring: KeyRing) -> None:
+        await copy.put(ring)
+        self._counts["put_back"] += 1
+        log.info("put revision %d of the keyring into redis", ring.revision)
+
+    async def _join(self, file: RingFile, held: KeyRing, theirs: KeyRing) -> KeyRing:
+        def decide(current: KeyRing | None) -> KeyRing:
+            mine = self._same(held, current)
+            if mine == theirs:
+                return mine
+            now_s = self._clock()
+            return keyring.join(mine, theirs, spare=self._mint.key(now_s=now_s), now_s=now_s)
+
+        joined = await asyncio.to_thread(file.update, decide)
+        await self._take(joined)
+        return joined
+
+    # --- what is held ---
+
+    async def _take(self, ring: KeyRing) -> None:
+        """Makes the ring ready and holds it, unless a newer one came first."""
+        self._confirmed_at = self._steady_clock()
+        if self.loaded is not None and ring.revision <= self.loaded.ring.revision:
+            return
+        loaded = await asyncio.to_thread(self._load, ring)
+        if self.loaded is not None and ring.revision <= self.loaded.ring.revision:
+            return
+        self.loaded = loaded
+        self._counts["taken"] += 1
+        self._changed.set()
+        log.info(
+            "holding revision %d of the keyring: %s signs, %d keys", ring.revision, ring.active.kid, len(ring.keys)
+        )
+
+    def _load(self, ring: KeyRing) -> LoadedRing:
+        jwks = keyring.public_jwks(ring)
+        return LoadedRing(
+            ring=ring,
+            codec=self._mint.make_codec(ring),
+            jwks=jwks,
+            etag=f'"{hashlib.sha256(jwks).hexdigest()[:32]}"',
+            max_lifetime_s=min(self._policy.max_lifetime_s, ring.active.max_lifetime_s),
+        )
+
+    def _note(self, place: str, error: KeyringError) -> None:
+        """Counts every failure and logs a change of health, not each failure."""
+        self._counts[error.code] += 1
+        self._problems[place] = error.detail
+        if self._health[place] != error.code:
+            self._health[place] = error.code
+            log.warning("%s: %s", place, error.detail)
+
+    def _note_good(self, place: str) -> None:
+        self._problems.pop(place, None)
+        if self._health[place] not in ("ok", "off"):
+            self._health[place] = "ok"
+            log.info("%s: ok", place)
+
+
+def _refuse_rollback(held: KeyRing, other: KeyRing) -> None:
+    """Raises `KeyringForeign` or `KeyringOlder` where `other` must not take the place of the ring held."""
+    if other.ring_id != held.ring_id:
+        raise KeyringForeign(f"The keyring is of deployment {other.ring_id}, not {held.ring_id}.")
+    if other.revision < held.revision:
+        raise KeyringOlder(f"The keyring is of revision {other.revision}, older than {held.revision}, which is held.")

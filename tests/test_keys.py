@@ -1,0 +1,587 @@
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from service import keyring
+from service.errors import KeyringError, StoreUnavailable
+from service.file_store import FileStore
+from service.keyring import KeyPolicy, KeyRing
+from service.keys import Keys
+from service.ports import CodecMaker, KeyCache
+from service.ring_places import KeyMint, RingCopy, RingFile
+from service.sealing import Sealer, is_sealed, make_secret
+from tests.doubles import BrokenCodec, HandClock, MemoryCache, StubCodec, make_stub_key
+
+DAY_S = 86_400
+NOON_S = 1_800_000_000
+SECRET, OLD_SECRET = make_secret(), make_secret()
+POLICY = KeyPolicy(algorithm="ES256", max_lifetime_s=1_000, jwks_max_age_s=300, rotate_every_s=0)
+LEAD_S = 600
+
+
+class World:
+    """A volume, a cache and two clocks, and the processes that share them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = HandClock(NOON_S)
+        self.steady_clock = HandClock(0)
+        self.cache = MemoryCache()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "keyring.json"
+
+    def pass_s(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+        self.steady_clock.now_s += seconds
+
+    def file(
+        self, *, secrets: tuple[str, ...] = (), policy: KeyPolicy = POLICY, make_codec: CodecMaker = StubCodec
+    ) -> RingFile:
+        mint = self.mint(policy=policy, make_codec=make_codec)
+        return RingFile(FileStore(self.folder), Sealer(secrets) if secrets else None, mint)
+
+    def mint(self, *, policy: KeyPolicy = POLICY, make_codec: CodecMaker = StubCodec) -> KeyMint:
+        return KeyMint(policy, make_key=make_stub_key, make_codec=make_codec, random_bytes=_random_bytes)
+
+    def keeper(
+        self,
+        *,
+        secrets: tuple[str, ...] = (),
+        policy: KeyPolicy = POLICY,
+        cache: KeyCache | None = None,
+        make_codec: CodecMaker = StubCodec,
+    ) -> Keys:
+        return Keys(
+            policy,
+            mint=self.mint(policy=policy, make_codec=make_codec),
+            file=self.file(secrets=secrets, policy=policy, make_codec=make_codec),
+            copy=None if cache is None else RingCopy(cache, Sealer(secrets)),
+            clock=self.clock,
+            steady_clock=self.steady_clock,
+        )
+
+    def follower(self, *, secrets: tuple[str, ...] = (SECRET,), policy: KeyPolicy = POLICY) -> Keys:
+        return Keys(
+            policy,
+            mint=self.mint(policy=policy),
+            file=None,
+            copy=RingCopy(self.cache, Sealer(secrets)),
+            clock=self.clock,
+            steady_clock=self.steady_clock,
+        )
+
+    def rotate(self, *, secrets: tuple[str, ...] = ()) -> KeyRing:
+        """Stages a key, as the command line does."""
+        return self.change(lambda ring: keyring.stage(ring, self.mint().key(now_s=self.clock())), secrets=secrets)
+
+    def change(self, move: Callable[[KeyRing], KeyRing], *, secrets: tuple[str, ...] = ()) -> KeyRing:
+        def decide(current: KeyRing | None) -> KeyRing:
+            assert current is not None
+            return move(current)
+
+        return self.file(secrets=secrets).update(decide)
+
+
+_counter = iter(range(1, 1_000_000))
+
+
+def _random_bytes(length: int) -> bytes:
+    return next(_counter).to_bytes(length, "big")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "keys")
+
+
+def held(keys: Keys) -> KeyRing:
+    assert keys.loaded is not None
+    return keys.loaded.ring
+
+
+def states(keys: Keys) -> list[str]:
+    return [key.state.value for key in held(keys).keys]
+
+
+async def tick(*processes: Keys) -> None:
+    """One round of what `run` does for ever."""
+    for keys in processes:
+        await keys._tend_file()
+        await keys._tend_copy()
+
+
+# --- first start ---
+
+
+async def test_a_first_start_makes_one_key_that_signs_and_is_on_disk(world: World) -> None:
+    keys = world.keeper()
+    assert keys.loaded is None
+    assert keys.status().ready is False
+
+    await keys.start()
+
+    assert states(keys) == ["active"]
+    assert world.file().read() == held(keys)
+    assert world.path.stat().st_mode & 0o777 == 0o600
+    assert keys.loaded is not None
+    assert json.loads(keys.loaded.jwks)["keys"][0]["kid"] == held(keys).active.kid
+    assert keys.loaded.etag.startswith('"')
+
+
+async def test_a_second_start_finds_the_ring_of_the_first(world: World) -> None:
+    first, second = world.keeper(), world.keeper()
+    await first.start()
+    await second.start()
+
+    assert held(second) == held(first)
+
+
+async def test_a_key_that_fails_its_self_test_never_gets_to_the_disk(world: World) -> None:
+    keys = world.keeper(make_codec=BrokenCodec)
+
+    await keys.start()
+
+    assert keys.loaded is None
+    assert world.file().read() is None
+    assert "failed its self-test" in (keys.status().problem or "")
+
+
+# --- what lies in the file ---
+
+
+async def test_with_a_secret_the_file_is_sealed(world: World) -> None:
+    await world.keeper(secrets=(SECRET,)).start()
+
+    assert is_sealed(world.path.read_bytes())
+
+
+async def test_a_plain_file_is_sealed_once_there_is_a_secret(world: World) -> None:
+    plain, sealing = world.keeper(), world.keeper(secrets=(SECRET,))
+    await plain.start()
+    await sealing.start()
+
+    assert held(sealing) == held(plain)
+    assert is_sealed(world.path.read_bytes())
+
+
+async def test_the_secret_can_be_changed_without_a_pause(world: World) -> None:
+    old = world.keeper(secrets=(OLD_SECRET, SECRET))
+    await old.start()
+    new = world.keeper(secrets=(SECRET, OLD_SECRET))
+    await new.start()
+    await tick(old)
+
+    assert held(new) == held(old)
+    assert old.status().file == "ok"
+    assert Sealer([SECRET]).is_current(world.path.read_bytes())
+
+
+async def test_a_wrong_secret_is_told_as_such_and_nothing_is_overwritten(world: World) -> None:
+    await world.keeper(secrets=(OLD_SECRET,)).start()
+    content = world.path.read_bytes()
+    wrong, none = world.keeper(secrets=(SECRET,)), world.keeper()
+    await wrong.start()
+    await none.start()
+
+    assert (wrong.loaded, wrong.status().file) == (None, "wrong_secret")
+    assert (none.loaded, none.status().file) == (None, "wrong_secret")
+    assert world.path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"{", b'{"keys":[]}', b"something else altogether"])
+async def test_a_damaged_file_is_told_and_never_overwritten(world: World, content: bytes) -> None:
+    world.folder.mkdir()
+    world.path.write_bytes(content)
+    keys = world.keeper()
+    await keys.start()
+    await tick(keys)
+
+    assert (keys.loaded, keys.status().file) == (None, "keyring_damaged")
+    assert world.path.read_bytes() == content
+
+
+async def test_a_keeper_becomes_ready_once_its_damaged_file_is_put_right(world: World) -> None:
+    await world.keeper().start()
+    good = world.path.read_bytes()
+    world.path.write_bytes(good[:-9])
+    keys = world.keeper()
+    await keys.start()
+    assert keys.loaded is None
+
+    world.path.write_bytes(good)
+    await tick(keys)
+
+    assert states(keys) == ["active"]
+    assert keys.status().problem is None
+
+
+# --- what becomes of the file under a running process ---
+
+
+@pytest.mark.parametrize("fault", ["vanishes", "is damaged", "goes back in time", "becomes another's"])
+async def test_a_running_keeper_goes_on_when_its_file(
+    world: World, fault: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    keys = world.keeper()
+    await keys.start()
+    old = world.path.read_bytes()
+    world.rotate()
+    await tick(keys)
+    newer = world.path.read_bytes()
+    ring = held(keys)
+    other = World(tmp_path / "other")
+    await other.keeper().start()
+    wrong = {
+        "vanishes": None,
+        "is damaged": newer[:50],
+        "goes back in time": old,
+        "becomes another's": other.path.read_bytes(),
+    }[fault]
+    world.path.unlink()
+    if wrong is not None:
+        world.path.write_bytes(wrong)
+
+    with caplog.at_level(logging.INFO):
+        for _ in range(5):
+            world.pass_s(LEAD_S)
+            await tick(keys)
+
+    assert held(keys) == ring
+    assert (world.path.read_bytes() if world.path.exists() else None) == wrong
+    assert keys.status().problem is not None
+    assert len(caplog.records) == 1
+
+    world.path.write_bytes(newer)
+    await tick(keys)
+    assert keys.status().problem is None
+    assert states(keys) == ["retired", "active"]
+
+
+async def test_a_change_by_another_process_is_followed_with_a_new_value(world: World) -> None:
+    keys = world.keeper()
+    await keys.start()
+    before = keys.loaded
+    world.rotate()
+    await tick(keys)
+
+    assert states(keys) == ["active", "next"]
+    assert keys.loaded is not before
+    await tick(keys)
+    assert states(keys) == ["active", "next"]
+
+
+# --- rotation ---
+
+
+@pytest.mark.parametrize(("after_s", "expected"), [(-1, ["active", "next"]), (0, ["retired", "active"])])
+async def test_a_staged_key_signs_once_it_was_published_for_its_lead(
+    world: World, after_s: int, expected: list[str]
+) -> None:
+    keys = world.keeper()
+    await keys.start()
+    world.rotate()
+    await tick(keys)
+    world.pass_s(LEAD_S + after_s)
+    await tick(keys)
+
+    assert states(keys) == expected
+
+
+async def test_a_clock_that_jumps_ahead_lets_no_key_sign_before_it_was_seen(world: World) -> None:
+    keys = world.keeper()
+    await keys.start()
+    world.rotate()
+    await tick(keys)
+    world.clock.now_s += 3_600
+    await tick(keys)
+    assert states(keys) == ["active", "next"]
+
+    world.clock.now_s -= 3_600
+    world.pass_s(LEAD_S)
+    await tick(keys)
+    assert states(keys) == ["retired", "active"]
+
+
+async def test_a_clock_that_was_set_back_does_not_hold_a_rotation_up(world: World) -> None:
+    keys = world.keeper()
+    await keys.start()
+    world.rotate()
+    await tick(keys)
+    world.clock.now_s -= 3_600
+    world.pass_s(LEAD_S)
+    await tick(keys)
+
+    assert states(keys) == ["retired", "active"]
+
+
+async def test_rotation_by_itself_happens_once_however_many_replicas_run(world: World) -> None:
+    policy = msgspec.structs.replace(POLICY, rotate_every_s=30 * DAY_S)
+    replicas = [world.keeper(policy=policy) for _ in range(5)]
+    for keys in replicas:
+        await keys.start()
+    world.pass_s(30 * DAY_S - LEAD_S - 1)
+    await tick(*replicas)
+    assert states(replicas[0]) == ["active"]
+
+    world.pass_s(1)
+    await tick(*replicas)
+    await tick(*replicas)
+    assert [states(keys) for keys in replicas] == [["active", "next"]] * 5
+
+    world.pass_s(LEAD_S)
+    await tick(*replicas)
+    await tick(*replicas)
+    assert [states(keys) for keys in replicas] == [["retired", "active"]] * 5
+    assert len({held(keys).revision for keys in replicas}) == 1
+
+
+async def test_ten_rotations_keep_every_key_that_a_live_token_may_bear(world: World) -> None:
+    policy = msgspec.structs.replace(POLICY, rotate_every_s=DAY_S, max_lifetime_s=5 * DAY_S)
+    keys = world.keeper(policy=policy)
+    await keys.start()
+    for _ in range(10 * 24 * 6):
+        world.pass_s(600)
+        await tick(keys)
+
+    retired = [key for key in held(keys).keys if key.state is keyring.KeyState.RETIRED]
+    assert len(retired) in (9, 10)
+    for _ in range(20 * 24 * 6):
+        world.pass_s(600)
+        await tick(keys)
+        assert all((key.safe_to_drop_from_s or 10**12) > world.clock() - 3 * 3_600 for key in held(keys).keys)
+
+
+async def test_a_clock_that_jumps_a_decade_ahead_for_a_moment_costs_no_key(world: World) -> None:
+    keys = world.keeper()
+    await keys.start()
+    world.rotate()
+    world.pass_s(LEAD_S)
+    await tick(keys)
+    world.pass_s(LEAD_S)
+    await tick(keys)
+    assert states(keys) == ["retired", "active"]
+
+    world.clock.now_s += 3_650 * DAY_S
+    await tick(keys)
+    world.steady_clock.now_s += 3_599
+    await tick(keys)
+    world.clock.now_s -= 3_650 * DAY_S
+    await tick(keys)
+    world.clock.now_s += 3_650 * DAY_S
+    await tick(keys)
+    assert states(keys) == ["retired", "active"]
+
+    world.steady_clock.now_s += 3_600
+    await tick(keys)
+    assert states(keys) == ["active"]
+
+
+# --- how long a token may live ---
+
+
+async def test_a_longer_lifetime_is_on_disk_before_it_is_signed(world: World) -> None:
+    await world.keeper().start()
+    longer = world.keeper(policy=msgspec.structs.replace(POLICY, max_lifetime_s=5_000))
+    await longer.start()
+
+    assert longer.loaded is not None
+    assert longer.loaded.max_lifetime_s == 5_000
+    ring = world.file().read()
+    assert ring is not None
+    assert ring.active.max_lifetime_s == 5_000
+
+
+async def test_a_follower_never_signs_longer_than_the_ring_records(world: World) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    follower = world.follower(policy=msgspec.structs.replace(POLICY, max_lifetime_s=5_000))
+    shorter = world.follower(policy=msgspec.structs.replace(POLICY, max_lifetime_s=10))
+    await follower.start()
+    await shorter.start()
+
+    assert follower.loaded is not None
+    assert shorter.loaded is not None
+    assert (follower.loaded.max_lifetime_s, shorter.loaded.max_lifetime_s) == (1_000, 10)
+
+
+# --- the copy in the cache ---
+
+
+async def test_a_follower_is_ready_once_there_is_a_ring_and_goes_on_without_the_cache(world: World) -> None:
+    follower = world.follower()
+    await follower.start()
+    assert follower.loaded is None
+    assert follower.status().problem == "Redis holds no keyring."
+
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    await tick(follower)
+    assert held(follower) == held(keeper)
+
+    world.cache.available = False
+    await tick(keeper, follower)
+    assert held(follower) == held(keeper)
+    assert (follower.status().redis, keeper.status().redis) == ("cache_unavailable", "cache_unavailable")
+    late = world.follower()
+    await late.start()
+    assert late.loaded is None
+
+
+async def test_what_goes_to_the_cache_is_sealed(world: World) -> None:
+    await world.keeper(secrets=(SECRET,), cache=world.cache).start()
+
+    assert world.cache.content is not None
+    assert is_sealed(world.cache.content)
+
+
+async def test_a_keeper_puts_its_ring_back_after_every_loss_and_everything_wrong(world: World, tmp_path: Path) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    follower = world.follower()
+    await follower.start()
+    older = world.cache.content
+    world.rotate(secrets=(SECRET,))
+    await tick(keeper, follower)
+    other = World(tmp_path / "other")
+    await other.keeper(secrets=(SECRET,), cache=other.cache).start()
+    ring = held(keeper)
+    plain = keyring.to_jwk_set(ring)
+
+    for wrong, code in [
+        (None, "cache_unavailable"),
+        (b"", "keyring_damaged"),
+        (b"garbage", "keyring_damaged"),
+        (plain, "keyring_damaged"),
+        (Sealer([OLD_SECRET]).seal(plain), "wrong_secret"),
+        (Sealer([SECRET]).seal(b'{"purpose":"something else"}'), "keyring_damaged"),
+        (older, "keyring_older"),
+        (other.cache.content, "keyring_foreign"),
+    ]:
+        world.cache.content = wrong
+        await tick(follower)
+        assert (held(follower), follower.status().redis) == (ring, code)
+        await tick(keeper, follower)
+        assert (held(keeper), held(follower), follower.status().redis) == (ring, ring, "ok")
+
+
+async def test_each_change_of_health_is_one_line_of_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    await tick(keeper)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        world.cache.available = False
+        for _ in range(5):
+            await tick(keeper)
+        world.cache.available = True
+        for _ in range(5):
+            await tick(keeper)
+
+    assert [record.getMessage() for record in caplog.records] == ["redis: The cache is gone.", "redis: ok"]
+    assert keeper.status().counts["cache_unavailable"] == 5
+
+
+async def test_a_keeper_with_an_empty_folder_adopts_the_ring_in_the_cache(world: World, tmp_path: Path) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    moved = World(tmp_path / "empty")
+    moved.cache = world.cache
+    adopting = moved.keeper(secrets=(SECRET,), cache=world.cache)
+    await adopting.start()
+
+    assert held(adopting) == held(keeper)
+    assert moved.file(secrets=(SECRET,)).read() == held(keeper)
+
+
+@pytest.mark.parametrize("obstacle", ["gone", "sealed with another secret", "garbage", "claimed"])
+async def test_a_keeper_with_an_empty_folder_waits_while_the_cache_is(world: World, obstacle: str) -> None:
+    match obstacle:
+        case "gone":
+            world.cache.available = False
+        case "claimed":
+            await world.cache.claim()
+        case "garbage":
+            world.cache.content = b"garbage"
+        case _:
+            world.cache.content = Sealer([OLD_SECRET]).seal(b"a ring")
+    keys = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keys.start()
+    await tick(keys)
+
+    assert keys.loaded is None
+    assert keys.status().problem is not None
+    assert not world.path.exists()
+
+    world.cache.available, world.cache.content, world.cache.claimed = True, None, False
+    await tick(keys)
+    assert states(keys) == ["active"]
+
+
+async def test_keepers_on_different_volumes_that_start_at_once_end_with_one_ring(tmp_path: Path) -> None:
+    cache = MemoryCache()
+    worlds = [World(tmp_path / str(number)) for number in range(5)]
+    keepers = [world.keeper(secrets=(SECRET,), cache=cache) for world in worlds]
+    for keys in keepers:
+        await keys._tend_file()
+    await tick(*keepers)
+    await tick(*keepers)
+
+    assert len({held(keys).ring_id for keys in keepers}) == 1
+    assert all(held(keys) == held(keepers[0]) for keys in keepers)
+
+
+async def test_what_a_keeper_on_another_volume_did_is_joined_into_the_file(world: World, tmp_path: Path) -> None:
+    other = World(tmp_path / "other")
+    here = world.keeper(secrets=(SECRET,), cache=world.cache)
+    there = other.keeper(secrets=(SECRET,), cache=world.cache)
+    await here.start()
+    await there.start()
+    world.change(lambda ring: keyring.revoke_before(ring, NOON_S - 9, now_s=NOON_S), secrets=(SECRET,))
+    other.rotate(secrets=(SECRET,))
+    for _ in range(3):
+        await tick(here, there)
+
+    assert held(here) == held(there)
+    assert (states(here), held(here).revoked_before_s) == (["active", "next"], NOON_S - 9)
+    assert world.file(secrets=(SECRET,)).read() == other.file(secrets=(SECRET,)).read() == held(here)
+
+
+# --- the rest ---
+
+
+async def test_the_status_tells_what_is_held_and_since_when_it_was_confirmed(world: World) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    follower = world.follower()
+    await follower.start()
+    world.cache.available = False
+    world.pass_s(30)
+    await tick(keeper, follower)
+
+    status = follower.status()
+    assert (status.role, status.ready, status.file, status.ring_age_s) == ("follower", True, "off", 30)
+    assert (status.revision, status.active_key) == (1, held(keeper).active.kid)
+    assert status.keys == {"next": 0, "active": 1, "retired": 0, "revoked": 0}
+    assert (keeper.status().role, keeper.status().ring_age_s, keeper.status().file) == ("keeper", 0, "ok")
+
+
+async def test_stopping_lets_go_of_the_cache(world: World) -> None:
+    keys = world.follower()
+    await keys.stop()
+
+    assert world.cache.closed
+
+
+def test_an_update_that_the_disk_refuses_is_no_update(tmp_path: Path) -> None:
+    world = World(tmp_path / "keys")
+    (tmp_path / "keys").write_bytes(b"a file where the folder should be")
+
+    with pytest.raises(StoreUnavailable):
+        world.file().update(lambda _: world.mint().ring(now_s=0))
+    assert issubclass(StoreUnavailable, KeyringError)
