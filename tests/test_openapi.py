@@ -131,6 +131,7 @@ def test_every_problem_of_a_request_is_described_with_its_code() -> None:
         "keyring_older",
         "wrong_secret",
         "store_unavailable",
+        "cache_unavailable",
     }
     described = {
         schema["properties"]["code"]["const"]
