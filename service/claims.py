@@ -4,6 +4,7 @@ Pure: takes `now_s`, random ids and the settings' values as parameters; knows no
 Invariant: `GuestClaims` holds claims of the right shape only; `parse` is the one door for those that come from outside.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -124,7 +125,7 @@ def parse(claims: Mapping[str, Any]) -> GuestClaims:
     if not (
         audience is not None
         and _is_text(claims.get("iss"))
-        and _is_text(claims.get("sub"))
+        and is_subject(claims.get("sub"))
         and _is_text(claims.get("jti"))
         and _is_count(claims.get("iat"), least=0)
         and _is_count(claims.get("exp"), least=0)
@@ -188,6 +189,14 @@ def _parse_audience(claims: Mapping[str, Any]) -> tuple[str, ...] | None:
     if type(audience) is list and audience and all(_is_text(each) for each in audience):
         return tuple(audience)
     return None
+
+
+def is_subject(value: object) -> bool:
+    """Whether a guest's id is 1 to 255 characters from U+0021 to U+007E, fit for a header as it stands."""
+    return type(value) is str and _SUBJECT.fullmatch(value) is not None
+
+
+_SUBJECT: Final = re.compile(r"[!-~]{1,255}")
 
 
 def _is_text(value: object) -> bool:

@@ -86,3 +86,27 @@ class KeyCache(Protocol):
 
     async def close(self) -> None:
         """Lets go of all connections."""
+
+
+class SigningKeys(Protocol):
+    """The ring that a process holds now, parsed. A new object for each change of the ring."""
+
+    @property
+    def ring(self) -> KeyRing:
+        """The ring."""
+
+    @property
+    def codec(self) -> TokenCodec:
+        """What signs and verifies under it."""
+
+    @property
+    def max_lifetime_s(self) -> int:
+        """The longest lifetime that may be signed now: what the settings say and the active key is on record for."""
+
+
+class KeySource(Protocol):
+    """Where use cases get the keys from, at each use anew."""
+
+    @property
+    def loaded(self) -> SigningKeys | None:
+        """The keys to use now; None while there are none. Never waits."""

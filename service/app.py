@@ -1,0 +1,118 @@
+"""The root: puts adapters into use cases into routes. No other module knows which adapter stands behind a port."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from aiohttp import web
+
+from service.access import Access
+from service.file_store import FileStore
+from service.gateway import Gateway, GuestCookie
+from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
+from service.keys import Keys, KeysStatus
+from service.metrics import Metrics
+from service.ports import Clock, RandomBytes
+from service.problems import problem_middleware
+from service.ring_places import KeyMint, RingFile
+from service.sealing import Sealer
+from service.settings import Settings
+from service.tokens import Tokens
+from service.web import BODY_TIMEOUT_S, Api
+
+logger = logging.getLogger("guest_sessions.app")
+
+KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
+
+HEADER_BYTES = 32_768
+"""For one header line: twice what a request's headers may come to, so that a full cookie jar is no error."""
+
+
+def make_keys(
+    settings: Settings,
+    *,
+    clock: Clock = time.time,
+    steady_clock: Clock = time.monotonic,
+    random_bytes: RandomBytes = os.urandom,
+) -> Keys:
+    """The keys use case over the places that the settings name."""
+    require_cryptography_backend()
+    mint = KeyMint(settings.keys, make_key=make_key, make_codec=JoseCodec, random_bytes=random_bytes)
+    sealer = Sealer(settings.keys_secrets) if settings.keys_secrets else None
+    return Keys(
+        settings.keys,
+        mint=mint,
+        file=None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), sealer, mint),
+        copy=None,
+        clock=clock,
+        steady_clock=steady_clock,
+    )
+
+
+def make_app(
+    settings: Settings,
+    *,
+    clock: Clock = time.time,
+    random_bytes: RandomBytes = os.urandom,
+    body_timeout_s: float = BODY_TIMEOUT_S,
+) -> web.Application:
+    """The whole service as an aiohttp application; its keys are loaded and followed while it runs."""
+    keys = make_keys(settings, clock=clock)
+    tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes)
+    cookie = GuestCookie(settings.cookie)
+    api = Api(
+        tokens=tokens,
+        keys=keys,
+        gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, clock=clock),
+        cookie=cookie,
+        access=Access(settings.access, clock=clock),
+        metrics=Metrics(lambda: _gauges(keys.status())),
+        merge_policies=settings.merge_policies,
+        issuer=settings.tokens.issuers[0],
+        jwks_max_age_s=settings.keys.jwks_max_age_s,
+        clock=clock,
+        body_timeout_s=body_timeout_s,
+    )
+    app = web.Application(middlewares=[problem_middleware], client_max_size=settings.max_body_bytes)
+    app[KEYS] = keys
+    app.add_routes(api.routes())
+    app.cleanup_ctx.append(_follow_keys)
+    return app
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """The application behind aiohttp's server, set so that no request can stall or crowd out the others."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        max_line_size=HEADER_BYTES,
+        max_field_size=HEADER_BYTES,
+        keepalive_timeout=75,
+        shutdown_timeout=10,
+    )
+
+
+async def _follow_keys(app: web.Application) -> AsyncIterator[None]:
+    keys = app[KEYS]
+    await keys.start()
+    following = asyncio.create_task(keys.run())
+    yield
+    following.cancel()
+    with suppress(asyncio.CancelledError):
+        await following
+    await keys.stop()
+
+
+def _gauges(status: KeysStatus) -> dict[str, float]:
+    return {
+        "ready": status.ready,
+        "keyring_revision": status.revision,
+        "keyring_age_seconds": -1 if status.ring_age_s is None else status.ring_age_s,
+        "keyring_file_ok": status.file == "ok",
+        "redis_ok": status.redis == "ok",
+        **{f"keys_{state}": number for state, number in status.keys.items()},
+    }

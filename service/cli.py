@@ -1,0 +1,304 @@
+"""The command line: the only reader of the environment. Exit codes: 0 done, 1 it did not hold, 2 usage or settings."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn, TypeVar
+
+import click
+
+from service import logs, reports, wire
+from service.api_client import ApiClient, CallFailed, is_ready, local_api
+from service.claims import GuestClaims
+from service.errors import GuestSessionsError, InvalidPolicy, InvalidRequest, InvalidSettings
+from service.jose_codec import inspect as decode_unverified
+from service.merge_policies import Policy, compile_policy
+from service.merging import Candidate, merge_guests
+from service.settings import Settings
+from service.tokens import Merged, Refused
+
+T = TypeVar("T")
+
+DID_NOT_HOLD: Final = 1
+USAGE: Final = 2
+
+_URL_HELP = "Ask the service at this address instead of the local keyring; its API key is the first of GUEST_API_KEYS."
+url_option = click.option("--url", metavar="URL", help=_URL_HELP)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+tokens_argument = click.argument("tokens", nargs=-1, metavar="[TOKEN]...")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="guest-sessions", prog_name="guest-sessions")
+def main() -> None:
+    r"""Sessions for visitors who have not logged in, as long-lived signed JWTs.
+
+    \b
+    A first round, in two terminals:
+      guest-sessions serve
+      guest-sessions issue --payload '{"cart": ["tea"]}' --url http://127.0.0.1:8080
+
+    Settings come from the environment (GUEST_HOST, GUEST_ISSUER, ...); the README lists them all. Without any, the
+    service listens on 127.0.0.1:8080 and keeps its keys in ./data/keys.
+
+    Exit codes: 0 done, 1 it did not hold (a bad token, say), 2 usage or settings.
+    """
+
+
+@main.command()
+@click.option("--host", help="The address to listen on.  [GUEST_HOST; 127.0.0.1]")
+@click.option("--port", help="The port to listen on.  [GUEST_PORT; 8080]")
+@click.option("--workers", help="How many processes share the port.  [GUEST_WORKERS; 1]")
+def serve(host: str | None, port: str | None, workers: str | None) -> None:
+    """Run the service until it is told to end (SIGTERM or Ctrl-C)."""
+    # Imported here, so that the other commands start without uvloop and the server.
+    from service.server import serve as serve_until_told  # noqa: PLC0415
+
+    given = {"GUEST_HOST": host, "GUEST_PORT": port, "GUEST_WORKERS": workers}
+    settings = load_settings({name: value for name, value in given.items() if value is not None})
+    logs.configure(level=settings.log_level, style=settings.log_format)
+    try:
+        serve_until_told(settings, ready=lambda bound: _welcome(settings, bound))
+    except OSError as error:
+        _fail(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}", USAGE)
+
+
+@main.command()
+@click.option("--payload", default="{}", metavar="JSON", help="The guest's state: a JSON object, or @FILE.")
+@click.option("--claims", default="{}", metavar="JSON", help="Further top-level claims: a JSON object, or @FILE.")
+@click.option("--subject", help="The guest's id.  [G- and a random UUID]")
+@click.option("--ttl", type=int, metavar="SECONDS", help="The token's lifetime.  [GUEST_TTL]")
+@click.option("--audience", multiple=True, help="An audience; may be given several times.")
+@url_option
+@json_option
+def issue(
+    payload: str,
+    claims: str,
+    subject: str | None,
+    ttl: int | None,
+    audience: tuple[str, ...],
+    url: str | None,
+    as_json: bool,  # noqa: FBT001 - click passes flags by name
+) -> None:
+    """Issue a guest token and print it."""
+    asked = {"subject": subject, "ttl": ttl, "audience": list(audience) or None}
+    body = {
+        "payload": _json_argument("--payload", payload),
+        "claims": _json_argument("--claims", claims),
+        **{name: value for name, value in asked.items() if value is not None},
+    }
+    answer = _call(url, lambda api: api.post("/v1/issue", body))
+    click.echo(reports.as_json(answer) if as_json else answer["token"])
+
+
+@main.command()
+@tokens_argument
+@click.option("--audience", multiple=True, help="Demand this audience too; may be given several times.")
+@url_option
+@json_option
+def verify(tokens: tuple[str, ...], audience: tuple[str, ...], url: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Say whether tokens are good; exit 1 if any is not. Without arguments: one a line from standard input."""
+    body = {"audience": list(audience)} if audience else {}
+
+    given = _given(tokens)
+    answers = _call(url, lambda api: _verify_all(api, given, **body))
+    for answer in answers:
+        click.echo(reports.as_json(answer) if as_json else reports.verdict(answer))
+    if not all(answer["active"] for answer in answers):
+        sys.exit(DID_NOT_HOLD)
+
+
+@main.command()
+@tokens_argument
+@json_option
+def inspect(tokens: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Show what tokens say, WITHOUT checking a signature. Without arguments: one a line from standard input."""
+    for token in _given(tokens):
+        content = _unverified(token)
+        click.echo(reports.as_json(content) if as_json else reports.unverified(content))
+
+
+@main.command()
+@tokens_argument
+@click.option("--session", "session_file", type=click.File("rb"), help="The session to merge into: a JSON file.  [{}]")
+@click.option("--policy", default="default", help="A policy's name, or a JSON file.")
+@click.option("--strict", is_flag=True, help="Fail on a bad token instead of skipping it.")
+@url_option
+@json_option
+def merge(
+    tokens: tuple[str, ...],
+    session_file: BinaryIO | None,
+    policy: str,
+    strict: bool,  # noqa: FBT001
+    url: str | None,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Show what merging guest tokens into a session gives, for trying a policy out. Nothing is stored or signed.
+
+    Without arguments, the tokens come from standard input, one a line. With --url the service there verifies the
+    tokens; the policy is always the local one.
+    """
+    session: dict[str, Any] = {} if session_file is None else _json_bytes("--session", session_file.read())
+    given, compiled = _given(tokens), _policy(policy)
+    answers = _call(url, lambda api: _verify_all(api, given))
+    refused = [Refused(index, answer["reason"], None) for index, answer in enumerate(answers) if not answer["active"]]
+    if strict and refused:
+        _fail(f"token {refused[0].index} is not valid: {refused[0].reason}", DID_NOT_HOLD)
+    candidates = [Candidate(index, _claims_of(answer)) for index, answer in enumerate(answers) if answer["active"]]
+    try:
+        result = merge_guests(session, candidates, compiled)
+    except InvalidRequest as error:
+        _fail_with_faults(error)
+    if as_json:
+        click.echo(reports.as_json(wire.merged_object(Merged(result, (*result.skipped, *refused), None), None)))
+    else:
+        reports.print_merge(result, refused)
+
+
+@main.command()
+@click.option("--url", metavar="URL", help="What to ask.  [/readyz of GUEST_HOST and GUEST_PORT]")
+def healthcheck(url: str | None) -> None:
+    """Exit 0 if the service is ready, else 1: for containers without curl."""
+    if not asyncio.run(is_ready(url or _local_readyz(os.environ))):
+        _fail("not ready", DID_NOT_HOLD)
+
+
+def load_settings(overrides: Mapping[str, str] | None = None) -> Settings:
+    """The settings from the environment; ends the process with exit code 2 and every fault where there are any."""
+    try:
+        return Settings.from_mapping({**os.environ, **(overrides or {})})
+    except InvalidSettings as error:
+        for fault in error.errors:
+            click.echo(f"{click.style(fault.path, bold=True)}: {fault.message}", err=True)
+        sys.exit(USAGE)
+
+
+def _call(url: str | None, ask: Callable[[ApiClient], Coroutine[Any, Any, T]]) -> T:
+    async def local() -> T:
+        async with local_api(load_settings()) as api:
+            return await ask(api)
+
+    async def remote(address: str) -> T:
+        return await ask(ApiClient(address, api_key=_first_api_key()))
+
+    logs.configure(level="error", style="text")
+    try:
+        return asyncio.run(local() if url is None else remote(url))
+    except CallFailed as error:
+        _fail_with_problem(error)
+    except GuestSessionsError as error:
+        _fail(error.detail, DID_NOT_HOLD)
+
+
+def _first_api_key() -> str | None:
+    return os.environ.get("GUEST_API_KEYS", "").partition(",")[0].strip() or None
+
+
+def _local_readyz(environment: Mapping[str, str]) -> str:
+    host = environment.get("GUEST_HOST") or "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{environment.get('GUEST_PORT') or '8080'}/readyz"
+
+
+async def _verify_all(api: ApiClient, tokens: tuple[str, ...], **members: Any) -> list[dict[str, Any]]:
+    return [await api.post("/v1/verify", {"token": token, **members}) for token in tokens]
+
+
+def _claims_of(verified: dict[str, Any]) -> GuestClaims:
+    """The claims of a token that the API found good, as far as merging looks at them."""
+    return GuestClaims(
+        issuer="",
+        subject=verified["subject"],
+        audience=(),
+        issued_at_s=verified["issued_at"],
+        expires_at_s=verified["expires_at"],
+        first_issued_at_s=verified["first_issued_at"],
+        token_id=verified["token_id"],
+        version=verified["version"],
+        payload=verified["payload"],
+        further=verified["claims"],
+    )
+
+
+def _policy(name_or_file: str) -> Policy:
+    """A policy from a file, or else by its name among the shipped ones and those of GUEST_MERGE_POLICIES."""
+    if Path(name_or_file).is_file():
+        try:
+            return compile_policy(_json_bytes("--policy", Path(name_or_file).read_bytes()))
+        except InvalidPolicy as error:
+            _fail_with_faults(error)
+    policies = load_settings().merge_policies
+    if name_or_file not in policies:
+        raise click.UsageError(f"--policy: {name_or_file} is no file and none of: {', '.join(sorted(policies))}")
+    return policies[name_or_file]
+
+
+def _given(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """The tokens of the arguments, or else those of standard input."""
+    if tokens:
+        return tokens
+    lines = tuple(line.strip() for line in sys.stdin if line.strip())
+    if not lines:
+        raise click.UsageError("No token was given, as an argument or on standard input.")
+    return lines
+
+
+def _json_argument(option: str, text: str) -> dict[str, Any]:
+    try:
+        return _json_bytes(option, Path(text[1:]).read_bytes() if text.startswith("@") else text.encode())
+    except OSError as error:
+        raise click.UsageError(f"{option}: {text[1:]}: {error.strerror}") from error
+
+
+def _json_bytes(option: str, content: bytes) -> dict[str, Any]:
+    try:
+        return wire.decode_object(content)
+    except GuestSessionsError as error:
+        raise click.UsageError(f"{option} must be a JSON object: {error.detail}") from error
+
+
+def _unverified(token: str) -> dict[str, Any]:
+    try:
+        return decode_unverified(token)
+    except GuestSessionsError as error:
+        _fail(error.detail, DID_NOT_HOLD)
+
+
+def _welcome(settings: Settings, port: int) -> None:
+    """What to try next, for who just started it; says nothing where it runs in earnest, behind keys."""
+    if settings.access.api_keys or settings.access.api_keys_file:
+        return
+    base = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+    place = "Redis alone" if settings.keys_dir is None else str(settings.keys_dir)
+    click.echo(
+        f"""
+{click.style("guest-sessions", bold=True)} is up at {click.style(base, fg="cyan")}
+Keys: {place}. No API key is configured: local callers only.
+
+Try:
+  curl -s -X POST {base}/v1/issue -H 'Content-Type: application/json' -d '{{"payload": {{"cart": ["tea"]}}}}'
+  curl -s {base}/.well-known/jwks.json
+  open {base}/docs in a browser
+
+Ctrl-C ends it.
+""".rstrip()
+        + "\n"
+    )
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _fail_with_faults(error: InvalidPolicy | InvalidRequest) -> NoReturn:
+    _fail(error.detail + "".join(f"\n  {fault.path or '/'}: {fault.message}" for fault in error.errors), DID_NOT_HOLD)
+
+
+def _fail_with_problem(error: CallFailed) -> NoReturn:
+    problem = error.problem or {}
+    faults = "".join(f"\n  {each['path'] or '/'}: {each['message']}" for each in problem.get("errors", []))
+    reason = f" ({problem['reason']})" if "reason" in problem else ""
+    _fail(f"{error.detail}{reason}{faults}", DID_NOT_HOLD)

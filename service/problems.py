@@ -1,0 +1,126 @@
+"""The one table from an error to its answer: RFC 9457 problem documents, and the middleware that gives them.
+
+An error of `errors` has a row here; anything else is a bug: logged with its request id, answered as a plain 500.
+"""
+
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from service.errors import GuestSessionsError
+
+logger = logging.getLogger("guest_sessions.http")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
+    "malformed_request": (400, "The body is malformed"),
+    "unauthorized": (401, "An API key is needed"),
+    "forbidden_origin": (403, "This web origin may not call"),
+    "not_found": (404, "There is nothing here"),
+    "method_not_allowed": (405, "This method is not allowed here"),
+    "request_timeout": (408, "The body did not come in time"),
+    "patch_conflict": (409, "A test of the patch failed"),
+    "request_too_large": (413, "The body is too large"),
+    "unsupported_media_type": (415, "This media type is not taken"),
+    "invalid_request": (422, "The request is not valid"),
+    "reserved_claim": (422, "A claim is reserved"),
+    "token_too_large": (422, "The token would be too large"),
+    "invalid_token": (422, "The guest token is not valid"),
+    "invalid_patch": (422, "The patch is not valid"),
+    "invalid_policy": (422, "The merge policy is not valid"),
+    "internal_error": (500, "Something is broken here"),
+    "not_ready": (503, "There is no key to sign with"),
+}
+"""`code` → status, title. One title for each code, whatever the occurrence (RFC 9457, section 3.1.3)."""
+
+SERVER: Final = "guest-sessions"
+"""The `Server` header: no versions, which would tell an attacker what to try."""
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class HttpProblem(GuestSessionsError):
+    """A failure that only HTTP knows: its `code` stands in `PROBLEMS`, `headers` go out with it."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self._facts = dict(facts or {})
+        self.code = code  # type: ignore[misc]  # one class serves the codes that carry no facts
+        self.headers = headers or {}
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The further members of the problem document."""
+        return self._facts
+
+
+def problem_response(error: GuestSessionsError, *, request_id: str) -> web.Response:
+    """The answer to a request that failed with `error`."""
+    status, title = PROBLEMS[error.code]
+    document = {
+        "type": f"urn:guest-sessions:problem:{error.code}",
+        "title": title,
+        "status": status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+        **error.facts,
+    }
+    headers = {
+        "Content-Type": "application/problem+json",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "X-Request-Id": request_id,
+        "Server": SERVER,
+        **(error.headers if isinstance(error, HttpProblem) else {}),
+    }
+    return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
+
+
+def failure_response(error: Exception, request: web.Request) -> web.Response:
+    """The answer to a request that failed with whatever `error`: expected, of aiohttp's own, or a bug."""
+    request_id = request_id_of(request)
+    if isinstance(error, web.HTTPException):
+        error = _from_aiohttp(error)
+    if not isinstance(error, GuestSessionsError):
+        # The last line of defence: what nobody expected tells the caller nothing, and the operator everything.
+        logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.path})
+        error = HttpProblem("internal_error", "The failure was logged under this request id.")
+    return problem_response(error, request_id=request_id)
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """For what fails before a handler of ours is found: unknown paths, methods not allowed."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return failure_response(error, request)
+
+
+def request_id_of(request: web.Request) -> str:
+    """The caller's `X-Request-Id` where it is fit for a log, else a new one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def _from_aiohttp(error: web.HTTPException) -> GuestSessionsError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return HttpProblem("method_not_allowed", f"Allowed here: {allowed}.", headers={"Allow": allowed})
+    if isinstance(error, web.HTTPNotFound):
+        return HttpProblem("not_found", "There is no such resource.")
+    return HttpProblem("malformed_request", "The request is malformed.")

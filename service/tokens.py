@@ -1,0 +1,240 @@
+"""Issue, refresh, verify and merge guest tokens: fixed pipelines that no caller can shorten.
+
+Only verification makes a `VerifiedToken`, and only a `VerifiedToken` can be renewed or merged. Knows nothing of HTTP,
+files or Redis.
+"""
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from service import claims
+from service.claims import GuestClaims
+from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, Reason, ReservedClaim, TokenTooLarge
+from service.json_values import equal, pointer
+from service.keyring import Key, KeyState
+from service.merge_policies import Policy
+from service.merging import Candidate, MergeResult, Skipped, merge_guests
+from service.payloads import Change
+from service.ports import Clock, KeySource, RandomBytes, SigningKeys
+from service.settings import TokenPolicy
+
+TOKEN_ID_BYTES: Final = 12
+"""96 bits: among a trillion tokens two are alike with a chance of about 1 in 160,000 (n² / 2^97)."""
+
+
+class SignedToken(msgspec.Struct, frozen=True):
+    """A token made here, with the claims that it carries."""
+
+    raw_token: str
+    claims: GuestClaims
+    key_id: str
+
+
+class VerifiedToken(msgspec.Struct, frozen=True):
+    """A token whose signature and claims were found good."""
+
+    claims: GuestClaims
+    key: Key
+    size_bytes: int
+    refresh_due: bool
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A bad token of a merge; `subject` once its signature was found good."""
+
+    index: int
+    reason: Reason
+    subject: str | None
+
+
+class Merged(msgspec.Struct, frozen=True):
+    """What a merge gave; `skipped` also lists the tokens that were refused, in the order of their index."""
+
+    result: MergeResult
+    skipped: tuple[Skipped | Refused, ...]
+    next: SignedToken | None
+
+
+class Tokens:
+    """The use cases of guest tokens under one policy."""
+
+    def __init__(self, policy: TokenPolicy, *, keys: KeySource, clock: Clock, random_bytes: RandomBytes) -> None:
+        self._policy = policy
+        self._keys = keys
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    def issue(
+        self,
+        *,
+        payload: dict[str, Any],
+        further: dict[str, Any] | None = None,
+        subject: str | None = None,
+        ttl_s: int | None = None,
+        audience: Sequence[str] = (),
+        idempotency_key: str | None = None,
+    ) -> SignedToken:
+        """The first token of a guest. `idempotency_key` fixes the default subject: same key, same guest.
+
+        Raises:
+            ReservedClaim: `further` names a claim of the token itself.
+            InvalidRequest: `ttl_s` is beyond what may be signed.
+            TokenTooLarge: the token would be too long.
+            NotReady: there is no key to sign with.
+        """
+        keys = self._signing_keys()
+        reserved = sorted(claims.RESERVED.intersection(further or {}))
+        if reserved:
+            raise ReservedClaim(
+                "These claims belong to the guest token itself.",
+                [Fault(pointer(["claims", name]), "is reserved") for name in reserved],
+            )
+        made = claims.first(
+            issuer=self._policy.issuers[0],
+            subject=subject or self._subject(keys, idempotency_key),
+            audience=tuple(dict.fromkeys((*self._policy.audience, *audience))),
+            ttl_s=self._ttl_s(keys, ttl_s, default_s=self._policy.ttl_s),
+            token_id=self._token_id(),
+            payload=payload,
+            further=further or {},
+            now_s=self._clock(),
+        )
+        return self._signed(keys, made)
+
+    def refresh(self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None) -> SignedToken:
+        """The same guest's next token, its payload changed by `change`, or as it is.
+
+        Raises:
+            InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, TokenTooLarge, NotReady
+        """
+        return self.renew(self.verify(raw_token), change=change, ttl_s=ttl_s)
+
+    def renew(self, token: VerifiedToken, *, change: Change | None = None, ttl_s: int | None = None) -> SignedToken:
+        """As `refresh`, of a token that is verified already. Default lifetime: the old one's, counted from now."""
+        keys = self._signing_keys()
+        payload = None if change is None else change.apply(token.claims.payload)
+        made = claims.renewed(
+            token.claims,
+            issuer=self._policy.issuers[0],
+            ttl_s=self._ttl_s(keys, ttl_s, default_s=token.claims.lifetime_s),
+            token_id=self._token_id(),
+            payload=None if payload is None or equal(payload, token.claims.payload) else payload,
+            now_s=self._clock(),
+        )
+        return self._signed(keys, made)
+
+    def verify(self, raw_token: str, *, audience: Sequence[str] = ()) -> VerifiedToken:
+        """Checks signature and claims, in the contract's order; the first check that fails is the reason.
+
+        Raises:
+            InvalidToken: with the reason.
+            NotReady: there is no ring to check with.
+        """
+        keys = self._signing_keys()
+        now_s = self._clock()
+        key, body = keys.codec.verify(raw_token)
+        verified = claims.parse(_decode_claims(body))
+        claims.check(
+            verified,
+            issuers=self._policy.issuers,
+            audience=(*self._policy.audience, *audience),
+            revoked_before_s=keys.ring.revoked_before_s,
+            now_s=now_s,
+        )
+        return VerifiedToken(
+            claims=verified,
+            key=key,
+            size_bytes=len(raw_token),
+            refresh_due=key.state is KeyState.RETIRED or now_s - verified.issued_at_s > self._policy.renew_after_s,
+        )
+
+    def merge(
+        self,
+        raw_tokens: Sequence[str | None],
+        *,
+        session: dict[str, Any],
+        policy: Policy,
+        strict: bool = False,
+        renew: bool = True,
+    ) -> Merged:
+        """Folds the guests of the good tokens into `session`; a bad one contributes nothing and is listed.
+
+        Raises:
+            InvalidToken: a token is bad, and `strict`; its index is told.
+            InvalidRequest: the session's `merged_guests` is malformed.
+            NotReady: there is no ring to check with.
+        """
+        self._signing_keys()
+        good, refused = self._sort_out(raw_tokens, strict=strict)
+        result = merge_guests(session, good, policy)
+        skipped: list[Skipped | Refused] = [*result.skipped, *refused]
+        skipped.sort(key=lambda each: each.index)
+        return Merged(result=result, skipped=tuple(skipped), next=self._successor(result.last) if renew else None)
+
+    def _sort_out(self, raw_tokens: Sequence[str | None], *, strict: bool) -> tuple[list[Candidate], list[Refused]]:
+        good: list[Candidate] = []
+        refused: list[Refused] = []
+        for index, raw_token in enumerate(raw_tokens):
+            if raw_token is None:
+                continue
+            try:
+                good.append(Candidate(index, self.verify(raw_token).claims))
+            except InvalidToken as error:
+                if strict:
+                    raise InvalidToken(error.reason, subject=error.subject, index=index) from error
+                refused.append(Refused(index, error.reason, error.subject))
+        return good, refused
+
+    def _successor(self, last: GuestClaims | None) -> SignedToken | None:
+        """A new guest in the place of those handed over; None where it does not fit, as that must not block a login."""
+        try:
+            if last is None:
+                return self.issue(payload={})
+            return self.issue(payload={}, further=last.further, audience=last.audience)
+        except TokenTooLarge:
+            return None
+
+    def _signing_keys(self) -> SigningKeys:
+        keys = self._keys.loaded
+        if keys is None:
+            raise NotReady("There is no signing key yet.")
+        return keys
+
+    def _ttl_s(self, keys: SigningKeys, asked_s: int | None, *, default_s: int) -> int:
+        """The lifetime to sign: never beyond what the active key is on record for, or its tokens would outlive it."""
+        longest_s = keys.max_lifetime_s
+        if asked_s is None:
+            return min(default_s, longest_s)
+        if asked_s > longest_s:
+            raise InvalidRequest("The ttl is too long.", [Fault("/ttl", f"must be from 1 to {longest_s}")])
+        return asked_s
+
+    def _signed(self, keys: SigningKeys, made: GuestClaims) -> SignedToken:
+        raw_token = keys.codec.sign(msgspec.json.encode(made.to_json()))
+        if len(raw_token) > self._policy.max_token_bytes:
+            raise TokenTooLarge(size_bytes=len(raw_token), limit_bytes=self._policy.max_token_bytes)
+        return SignedToken(raw_token=raw_token, claims=made, key_id=keys.ring.active.kid)
+
+    def _subject(self, keys: SigningKeys, idempotency_key: str | None) -> str:
+        if idempotency_key is None:
+            return f"G-{UUID(bytes=self._random_bytes(16), version=4)}"
+        # Keyed, so that who knows a visitor's key cannot work out the guest's id, nor the other way round.
+        digest = hmac.digest(keys.ring.derivation_secret, idempotency_key.encode("ascii"), hashlib.sha256)
+        return f"G-{UUID(bytes=digest[:16], version=4)}"
+
+    def _token_id(self) -> str:
+        return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
+
+
+def _decode_claims(body: bytes) -> dict[str, Any]:
+    try:
+        decoded: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidToken("malformed") from error
+    return decoded

@@ -1,0 +1,285 @@
+"""The shapes of requests and answers, and the one strict door for JSON that comes in.
+
+Refused here: what is not UTF-8 or not JSON (RFC 8259), what I-JSON warns of (RFC 7493: duplicate members, lone
+surrogates, numbers that do not survive), deep nesting, unknown members and wrong types. Knows nothing of the network.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Final, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from service.errors import Fault, InvalidRequest, MalformedRequest
+from service.json_values import pointer
+from service.payloads import MAX_DEPTH, Change, JsonPatch, MergePatch, Replace, depth
+from service.tokens import Merged, SignedToken, VerifiedToken
+
+T = TypeVar("T", bound="Request")
+
+Subject = Annotated[str, Meta(pattern=r"\A[!-~]{1,255}\Z")]
+Audience = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+Ttl = Annotated[int, Meta(ge=1)]
+LEAST_WHOLE: Final = -(2**63)
+GREATEST_WHOLE: Final = 2**64 - 1
+"""Whole numbers fit a signed or an unsigned 64-bit integer."""
+
+
+MAX_FORM_MEMBERS: Final = 100
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request's body. `MAY_BE_NO_TEXT` names a member whose strings may hold lone surrogates."""
+
+    MAY_BE_NO_TEXT: ClassVar[str | None] = None
+
+
+class IssueRequest(Request, frozen=True):
+    """`POST /v1/issue`."""
+
+    payload: dict[str, Any] = {}
+    claims: dict[str, Any] = {}
+    subject: Subject | UnsetType = UNSET
+    ttl: Ttl | UnsetType = UNSET
+    audience: Audience | UnsetType = UNSET
+    cookie: bool = False
+
+
+class RefreshRequest(Request, frozen=True):
+    """`POST /v1/refresh-payload`: at most one of the three ways to change the payload."""
+
+    token: str
+    payload: dict[str, Any] | UnsetType = UNSET
+    merge_patch: dict[str, Any] | UnsetType = UNSET
+    json_patch: list[Any] | UnsetType = UNSET
+    ttl: Ttl | UnsetType = UNSET
+    cookie: bool = False
+
+    def change(self) -> Change | None:
+        """What is to be done to the payload; None to sign again as it is.
+
+        Raises:
+            InvalidRequest: more than one way was given.
+        """
+        given = [name for name in ("payload", "merge_patch", "json_patch") if getattr(self, name) is not UNSET]
+        if len(given) > 1:
+            raise InvalidRequest(
+                "At most one of payload, merge_patch and json_patch may be given.",
+                [Fault(f"/{name}", "is given beside another") for name in given],
+            )
+        if self.payload is not UNSET:
+            return Replace(self.payload)
+        if self.merge_patch is not UNSET:
+            return MergePatch(self.merge_patch)
+        return None if self.json_patch is UNSET else JsonPatch(self.json_patch)
+
+
+class VerifyRequest(Request, frozen=True):
+    """`POST /v1/verify`."""
+
+    token: str
+    audience: Audience | UnsetType = UNSET
+
+
+class MergeRequest(Request, frozen=True):
+    """`POST /v1/merge`. A token that is not even text is a bad token, and a bad token never blocks a login."""
+
+    MAY_BE_NO_TEXT: ClassVar[str | None] = "tokens"
+
+    tokens: Annotated[list[str | None], Meta(max_length=32)]
+    session: dict[str, Any] = {}
+    policy: str | dict[str, Any] = "default"
+    renew: bool = True
+    strict: bool = False
+    dry_run: bool = False
+    cookie: bool = False
+
+
+def decode(raw: bytes, shape: type[T]) -> T:
+    """A body as `shape`; an empty one is `{}`.
+
+    Raises:
+        MalformedRequest: it is not the JSON that this service takes.
+        InvalidRequest: it is, but of another shape.
+    """
+    value = _decode_json(raw or b"{}", spared=shape.MAY_BE_NO_TEXT)
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise InvalidRequest("The request is not of the right shape.", [Fault(_pointer(path[:-1]), message)]) from error
+
+
+def decode_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object through the same door as a request.
+
+    Raises:
+        MalformedRequest: it is not the JSON that this service takes.
+        InvalidRequest: it is no object.
+    """
+    value = _decode_json(raw, spared=None)
+    if not isinstance(value, dict):
+        raise InvalidRequest("This is JSON, but no object.")
+    return value
+
+
+def decode_form(raw: bytes) -> str:
+    """The `token` of a form (RFC 7662, section 2.1); what else is in it is ignored (RFC 6749, section 3.2).
+
+    Raises:
+        MalformedRequest: it is not UTF-8, or no form.
+        InvalidRequest: `token` is missing, or there twice.
+    """
+    try:
+        members = parse_qsl(
+            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_MEMBERS
+        )
+    except ValueError as error:
+        raise MalformedRequest("The body is not a form in UTF-8.") from error
+    tokens = [value for name, value in members if name == "token"]
+    if len(tokens) != 1:
+        raise InvalidRequest("The form is not of the right shape.", [Fault("/token", "must be given once")])
+    return tokens[0]
+
+
+def audience_list(audience: str | list[str] | UnsetType) -> tuple[str, ...]:
+    """One audience or several, as several."""
+    if audience is UNSET:
+        return ()
+    return (audience,) if isinstance(audience, str) else tuple(audience)
+
+
+def token_object(token: SignedToken, *, cookie_bytes_left: int) -> dict[str, Any]:
+    """A new token, as `issue`, `refresh-payload` and a merge's `next` answer it."""
+    made = token.claims
+    return {
+        "token": token.raw_token,
+        "subject": made.subject,
+        "version": made.version,
+        "token_id": made.token_id,
+        "key_id": token.key_id,
+        "issued_at": made.issued_at_s,
+        "first_issued_at": made.first_issued_at_s,
+        "expires_at": made.expires_at_s,
+        "expires_in": made.lifetime_s,
+        "payload": made.payload,
+        "bytes": len(token.raw_token),
+        "cookie_bytes_left": cookie_bytes_left,
+    }
+
+
+def verified_object(token: VerifiedToken, *, expires_in_s: int, cookie_bytes_left: int) -> dict[str, Any]:
+    """A good token, as `verify` answers it."""
+    found = token.claims
+    return {
+        "active": True,
+        "subject": found.subject,
+        "version": found.version,
+        "token_id": found.token_id,
+        "key_id": token.key.kid,
+        "issued_at": found.issued_at_s,
+        "first_issued_at": found.first_issued_at_s,
+        "expires_at": found.expires_at_s,
+        "expires_in": expires_in_s,
+        "payload": found.payload,
+        "bytes": token.size_bytes,
+        "cookie_bytes_left": cookie_bytes_left,
+        "claims": found.further,
+        "refresh_due": token.refresh_due,
+    }
+
+
+def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[str, Any]:
+    """What a merge did."""
+    result = merged.result
+    return {
+        "payload": result.payload,
+        "merged": result.merged,
+        "guests": result.guests,
+        "skipped": [
+            {"index": each.index, "reason": each.reason, **({} if each.subject is None else {"subject": each.subject})}
+            for each in merged.skipped
+        ],
+        "conflicts": result.conflicts,
+        "next": next_object,
+    }
+
+
+class _Malformed(ValueError):
+    """What the JSON decoder's hooks raise; the message is for the caller."""
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(members)
+    if len(result) != len(members):
+        raise _Malformed("an object has a member twice")
+    return result
+
+
+def _whole(text: str) -> int:
+    # Twenty digits and a sign are the longest; Python's own limit is 4,300, at the cost of their square.
+    value = int(text) if len(text) <= 20 else GREATEST_WHOLE + 1  # noqa: PLR2004
+    if not LEAST_WHOLE <= value <= GREATEST_WHOLE:
+        raise _Malformed("a whole number is beyond 64 bits")
+    return value
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _Malformed("a number is beyond the range of a double")
+    return value
+
+
+def _constant(text: str) -> None:
+    raise _Malformed(f"{text} is no JSON")
+
+
+_parse: Final[Callable[[str], Any]] = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=_constant
+).decode
+
+
+def _decode_json(raw: bytes, *, spared: str | None) -> Any:
+    try:
+        text = raw.decode("utf-8")
+        value = _parse(text)
+    except UnicodeDecodeError as error:
+        raise _malformed("is not UTF-8") from error
+    except _Malformed as error:
+        raise _malformed(str(error)) from error
+    except json.JSONDecodeError as error:
+        raise _malformed(f"is not JSON: {error.msg} at character {error.pos}") from error
+    except RecursionError as error:
+        raise _malformed(_TOO_DEEP) from error
+    if depth(value) > MAX_DEPTH:
+        raise _malformed(_TOO_DEEP)
+    if "\\u" in text:
+        _require_text(value, spared=spared)
+    return value
+
+
+_TOO_DEEP: Final = f"nests over {MAX_DEPTH} levels"
+
+
+def _require_text(value: Any, *, spared: str | None) -> None:
+    """Refuses lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot carry; the member `spared` may have some."""
+    if isinstance(value, dict) and spared in value:
+        value = {name: member for name, member in value.items() if name != spared}
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        raise _malformed("has a lone surrogate") from error
+
+
+def _malformed(message: str) -> MalformedRequest:
+    return MalformedRequest("The body is not the JSON that this service takes.", [Fault("", message)])
+
+
+def _pointer(path: str) -> str:
+    """The path of msgspec's message, such as `.tokens[3]`, as a JSON Pointer."""
+    return pointer(name or index for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path))
