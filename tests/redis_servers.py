@@ -154,12 +154,16 @@ def behind_sentinel(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def in_cluster(folder: Path) -> Iterator[str]:
-    nodes = [Server(folder / str(number), lines=("cluster-enabled yes",)) for number in range(3)]
+    buses = [free_port() for _ in range(3)]
+    nodes = [
+        Server(folder / str(number), lines=("cluster-enabled yes", f"cluster-port {bus}"))
+        for number, bus in enumerate(buses)
+    ]
     with running(*nodes):
         slots = (0, 5_461), (5_462, 10_922), (10_923, 16_383)
-        for node, (first, last) in zip(nodes, slots, strict=True):
+        for node, bus, (first, last) in zip(nodes, buses, slots, strict=True):
             node.client().execute_command("CLUSTER ADDSLOTSRANGE", first, last)  # type: ignore[no-untyped-call]
-            nodes[0].client().execute_command("CLUSTER MEET", "127.0.0.1", node.port)  # type: ignore[no-untyped-call]
+            nodes[0].client().execute_command("CLUSTER MEET", "127.0.0.1", node.port, bus)  # type: ignore[no-untyped-call]
         until(lambda: all(b"cluster_state:ok" in _cluster_info(node) for node in nodes))
         until(lambda: all(b"cluster_known_nodes:3" in _cluster_info(node) for node in nodes))
         yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes[:2])
