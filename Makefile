@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
+LAW_EXAMPLES ?= 10000
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
@@ -51,6 +52,14 @@ imports: $(VENV)/.dev
 .PHONY: unit
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n $(PYTEST_WORKERS)
+
+.PHONY: laws
+laws: $(VENV)/.dev ## the laws of merging, each on 10,000 new examples (LAW_EXAMPLES=...); minutes
+	MERGE_LAW_EXAMPLES=$(LAW_EXAMPLES) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 3600 tests/test_merging_laws.py
+
+.PHONY: bench-merge
+bench-merge: $(VENV)/.run ## what a merge costs, and that it is linear
+	@$(BIN)/python -m benchmarks.merging
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its form

@@ -1,4 +1,4 @@
-"""JSON values as Python has them after decoding: their kinds, their equality, and pointers to them.
+"""JSON values as Python has them after decoding: their kinds, their equality, and the pointers to them.
 
 Pure. Equality is JSON's, not Python's: numbers are equal by value whatever their spelling (1 = 1.0), and a boolean is
 no number (true ≠ 1), also deep inside.
@@ -49,18 +49,17 @@ def canonical(value: Any) -> str:
 
     A text and no tuple, because only the hashes of texts are seeded: nobody can prepare values whose hashes collide.
     """
-    match value:
-        case str():
-            return f"{len(value)}:{value}"
-        case None | bool():
-            return str(value)
-        case int():
-            return str(value)
-        case float():
-            return str(int(value)) if value.is_integer() else repr(value)
-        case list():
-            return f"[{','.join(map(canonical, value))}]"
-    return f"{{{','.join(sorted(f'{canonical(name)}={canonical(member)}' for name, member in value.items()))}}}"
+    kind = type(value)
+    if kind is str:
+        return f"{len(value)}:{value}"
+    if kind is dict:
+        members = (f"{len(name)}:{name}={canonical(member)}" for name, member in value.items())
+        return f"{{{','.join(sorted(members))}}}"
+    if kind is list:
+        return f"[{','.join(map(canonical, value))}]"
+    if kind is float and value.is_integer():
+        return str(int(value))
+    return repr(value)
 
 
 def escape(segment: str) -> str:

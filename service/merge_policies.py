@@ -37,8 +37,11 @@ MAX_DEPTH: Final = 32
 MAX_FIELDS_DEPTH: Final = 16
 """How deep `fields` nest: a JSON document of `MAX_DEPTH` has no room for more."""
 
-MAX_PATHS: Final = 1024
-"""How many PATHs one policy may have. With `*`, a member may have to ask that many of them."""
+MAX_PATHS: Final = 512
+"""How many PATHs one policy may have, those of `fields` and `protect` included."""
+
+MAX_PLACES: Final = 4096
+"""How many places the trees of one policy may have: n PATHs with `*` in different segments can make 2^n of them."""
 
 MIN_INTEGER: Final = -(2**63)
 MAX_INTEGER: Final = 2**64 - 1
@@ -73,15 +76,31 @@ T = TypeVar("T")
 
 
 class PathTree(msgspec.Struct, Generic[T], frozen=True):
-    """What is said about a place of a payload, and the trees of the places below it."""
+    """What the most specific PATH says about a place of the payload, and the trees of the places below it."""
 
     value: T | None = None
-    named: dict[str, "PathTree[T]"] = {}
-    any_name: "PathTree[T] | None" = None
+    named: dict[str, "PathTree[T] | None"] = {}
+    others: "PathTree[T] | None" = None
+
+    @property
+    def leads_on(self) -> bool:
+        """Whether a PATH leads to something below this place."""
+        return self.others is not None or bool(self.named)
 
 
-Match = tuple[PathTree[T], ...]
-"""The trees that a place of the payload matches, the most specific first."""
+def value_at(tree: PathTree[T] | None) -> T | None:
+    """What is said about the place itself."""
+    return None if tree is None else tree.value
+
+
+def at_member(tree: PathTree[T] | None, name: str) -> PathTree[T] | None:
+    """The tree of the member `name` of an object."""
+    return tree and tree.named.get(name, tree.others)
+
+
+def at_element(tree: PathTree[T] | None) -> PathTree[T] | None:
+    """The tree of the elements of a list, where `*` stands for these too."""
+    return tree and tree.others
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -93,7 +112,7 @@ class Rule(msgspec.Struct, frozen=True):
     floor: int | float | None = None
     ceiling: int | float | None = None
     key: tuple[str, ...] = ()
-    fields: Match["Rule"] = ()
+    fields: "PathTree[Rule] | None" = None
 
     def fits(self, kind: Kind) -> bool:
         """Whether the rule is for values of this kind."""
@@ -103,34 +122,19 @@ class Rule(msgspec.Struct, frozen=True):
 class Policy(msgspec.Struct, frozen=True):
     """A compiled policy. `shield` holds the protected places."""
 
-    rules: Match[Rule]
+    rules: PathTree[Rule] | None
     default: Rule | None
-    shield: Match[Literal[True]]
+    shield: PathTree[Literal[True]] | None
 
 
-def at_member(match: Match[T], name: str) -> Match[T]:
-    """What the member `name` of an object at a matched place matches: segment by segment, a name before `*`."""
-    return tuple(tree for parent in match for tree in (parent.named.get(name), parent.any_name) if tree)
-
-
-def at_element(match: Match[T]) -> Match[T]:
-    """What the elements of a list at a matched place match: `*` alone."""
-    return tuple(tree.any_name for tree in match if tree.any_name)
-
-
-def value_at(match: Match[T]) -> T | None:
-    """What the most specific PATH says about the place itself."""
-    return next((tree.value for tree in match if tree.value is not None), None)
-
-
-def compile_policy(document: object) -> Policy:
-    """Compiles a decoded policy document.
+def compile_policy(document: object, *, at: str = "") -> Policy:
+    """Compiles a decoded policy document, which stands at the JSON Pointer `at` of what the caller sent.
 
     Raises:
-        InvalidPolicy: with every fault, each path a JSON Pointer into the document.
+        InvalidPolicy: with every fault, each path a JSON Pointer that starts with `at`.
     """
     reader = _Reader()
-    policy = reader.policy(document, "")
+    policy = reader.policy(document, at)
     if reader.faults:
         raise InvalidPolicy("The merge policy has faults.", reader.faults)
     return policy
@@ -157,9 +161,10 @@ class _Reader:
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self._paths = 0
+        self._places = 0
 
     def policy(self, document: object, at: str) -> Policy:
-        self._paths = 0
+        self._paths = self._places = 0
         members = self._members(document, at, known={"rules", "default", "protect", "protect_defaults"})
         defaults = members.get("protect_defaults", True)
         if type(defaults) is not bool:
@@ -170,7 +175,7 @@ class _Reader:
         return Policy(
             rules=self._rules(members.get("rules", {}), f"{at}/rules", depth=0),
             default=self._rule(default, f"{at}/default", depth=0) if "default" in members else None,
-            shield=(_tree([(path, True) for path in [*protected, *own]]),),
+            shield=self._tree([(path, True) for path in [*protected, *own]], f"{at}/protect"),
         )
 
     def _fault(self, path: str, message: str) -> None:
@@ -185,17 +190,17 @@ class _Reader:
             self._fault(f"{at}/{escape(name)}", f"is unknown here; known are: {', '.join(sorted(known)) or 'none'}")
         return {name: document[name] for name in document if name in known}
 
-    def _rules(self, document: object, at: str, *, depth: int) -> Match[Rule]:
+    def _rules(self, document: object, at: str, *, depth: int) -> PathTree[Rule] | None:
         if type(document) is not dict:
             self._fault(at, "must be an object of PATHs and their rules")
-            return ()
+            return None
         if depth > MAX_FIELDS_DEPTH:
             self._fault(at, f"nests deeper than {MAX_FIELDS_DEPTH} times")
-            return ()
+            return None
         places = [f"{at}/{escape(path)}" for path in document]
         paths = [self._path(path, place) for path, place in zip(document, places, strict=True)]
         rules = [self._rule(rule, place, depth=depth) for rule, place in zip(document.values(), places, strict=True)]
-        return (_tree(list(zip(paths, rules, strict=True))),) if document else ()
+        return self._tree(list(zip(paths, rules, strict=True)), at)
 
     def _protect(self, document: object, at: str) -> list[tuple[str, ...]]:
         if type(document) is not list:
@@ -246,7 +251,7 @@ class _Reader:
             floor=options.get("floor"),
             ceiling=options.get("ceiling"),
             key=self._key(options.get("key"), f"{at}/key") if name == "by_key" else (),
-            fields=self._rules(options.get("fields", {}), f"{at}/fields", depth=depth + 1),
+            fields=self._rules(options["fields"], f"{at}/fields", depth=depth + 1) if "fields" in options else None,
         )
 
     def _bounds(self, options: dict[str, Any], at: str) -> None:
@@ -263,26 +268,49 @@ class _Reader:
             return ()
         return tuple(names)
 
+    def _tree(self, said: Sequence[tuple[tuple[str, ...], T]], at: str) -> PathTree[T] | None:
+        if self._places > MAX_PLACES:
+            return None  # that was told
+        ranked = sorted(said, key=_specificity)
+        tree = self._branch([(rank, path, value) for rank, (path, value) in enumerate(ranked)])
+        if self._places > MAX_PLACES:
+            self._fault(at, f"has `*` in so many ways that they make more than {MAX_PLACES} cases")
+        return tree
+
+    def _branch(self, entries: list[tuple[int, tuple[str, ...], T]]) -> PathTree[T] | None:
+        """The tree of what is said below one place. `entries` are ranked; at each place the lowest rank speaks.
+
+        What `*` says is put under every name beside it too, so that merging asks one tree only.
+        """
+        self._places += bool(entries)
+        if not entries or self._places > MAX_PLACES:
+            return None
+        below: dict[str, list[tuple[int, tuple[str, ...], T]]] = {"*": []}
+        for rank, path, value in entries:
+            if path:
+                below.setdefault(path[0], []).append((rank, path[1:], value))
+        any_name = below.pop("*")
+        return PathTree(
+            value=next((value for _, path, value in entries if not path), None),
+            named={name: self._branch(sorted([*each, *any_name], key=_rank)) for name, each in below.items()},
+            others=self._branch(any_name),
+        )
+
+
+def _specificity(said: tuple[tuple[str, ...], object]) -> tuple[bool, ...]:
+    """Orders the PATHs that match one place: segment by segment, a name before `*`."""
+    return tuple(segment == "*" for segment in said[0])
+
+
+def _rank(entry: tuple[int, object, object]) -> int:
+    return entry[0]
+
 
 def in_range(value: object) -> bool:
     """Whether the value is a number that JSON readers agree on: 64 bits when whole, else a finite double."""
     if type(value) is int:
         return MIN_INTEGER <= value <= MAX_INTEGER
     return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]  # a float by now
-
-
-def _tree(entries: Sequence[tuple[tuple[str, ...], T]]) -> PathTree[T]:
-    """Puts paths and what they say into one tree; recursion goes as deep as `MAX_DEPTH`."""
-    below: dict[str, list[tuple[tuple[str, ...], T]]] = {}
-    for path, value in entries:
-        if path:
-            below.setdefault(path[0], []).append((path[1:], value))
-    any_name = below.pop("*", None)
-    return PathTree(
-        value=next((value for path, value in entries if not path), None),
-        named={name: _tree(each) for name, each in below.items()},
-        any_name=None if any_name is None else _tree(any_name),
-    )
 
 
 def _decode(text: bytes, decoder: Callable[[str], object]) -> dict[str, object]:

@@ -12,12 +12,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 from service.json_values import canonical, equal, escape, is_number, kind_of
-from service.merge_policies import Match, Policy, Rule, RuleName, at_element, at_member, in_range, value_at
+from service.merge_policies import PathTree, Policy, Rule, RuleName, at_element, at_member, in_range, value_at
 
 MISSING: Final = msgspec.UNSET
 """Stands where there is no value; null is one."""
 
-Shield = Match[Literal[True]]
+Shield = PathTree[Literal[True]] | None
 
 _WEAKENED: Mapping[RuleName, RuleName] = {"sum": "max", "append": "union"}
 """The rules that would double what was merged before, and what stands in for them."""
@@ -59,7 +59,7 @@ class Fold(msgspec.Struct):
 
     def rule_for(self, place: "Place", session: Any, guest: Any) -> Rule:
         """The rule in force: objects above a PATH merge member by member, whatever else is said."""
-        if place.is_above_a_path and (type(session) is dict or type(guest) is dict):
+        if place.rules and place.rules.leads_on and (type(session) is dict or type(guest) is dict):
             return _DEEP
         kind, default = kind_of(guest), self.policy.default
         chosen = place.rule or (default if default and default.fits(kind) else _BY_KIND.get(kind, _ELSE))
@@ -68,36 +68,35 @@ class Fold(msgspec.Struct):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A place in the payload, and what the policy says about it and below it."""
+    """A place in the payload, and what the policy says about it: `rule` is its own or handed down from above."""
 
-    path: str
-    rules: Match[Rule]
+    parent: "Place | None"
+    segment: str
+    rule: Rule | None
+    rules: PathTree[Rule] | None
     shield: Shield
-    inherited: Rule | None = None
 
     @property
-    def rule(self) -> Rule | None:
-        """The rule of the most specific PATH, else that of the nearest ancestor."""
-        return value_at(self.rules) or self.inherited
+    def path(self) -> str:
+        """The place's JSON Pointer; worked out only for what is reported."""
+        return "" if self.parent is None else f"{self.parent.path}/{escape(self.segment)}"
 
     @property
-    def is_above_a_path(self) -> bool:
-        """Whether a PATH may lead to something below."""
-        return any(tree.named or tree.any_name for tree in self.rules)
+    def is_protected(self) -> bool:
+        """Whether a guest may never set this place."""
+        return value_at(self.shield) is not None
 
     def member(self, name: str) -> "Place":
         """The place of an object's member; a rule is handed down unless it is `deep`."""
-        rule = self.rule
-        return Place(
-            path=f"{self.path}/{escape(name)}",
-            rules=at_member(self.rules, name) if self.rules else (),
-            shield=at_member(self.shield, name) if self.shield else (),
-            inherited=None if rule is None or rule.name == "deep" else rule,
-        )
+        rules = at_member(self.rules, name)
+        rule = value_at(rules)
+        if rule is None and self.rule is not None and self.rule.name != "deep":
+            rule = self.rule
+        return Place(self, name, rule, rules, at_member(self.shield, name))
 
-    def element(self, index: int, rule: Rule) -> "Place":
-        """The place of an element under `by_key`: its `fields` start afresh."""
-        return Place(path=f"{self.path}/{index}", rules=rule.fields, shield=at_element(self.shield))
+    def element(self, index: int, fields: PathTree[Rule] | None) -> "Place":
+        """The place of an element of a list; `fields` start afresh."""
+        return Place(self, str(index), value_at(fields), fields, at_element(self.shield))
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -142,7 +141,8 @@ class Case(msgspec.Struct, frozen=True):
 
 def fold_guest(fold: Fold, session: dict[str, Any], guest: dict[str, Any]) -> dict[str, Any]:
     """Folds one guest's payload into the session's; without a guest's value, the very same session."""
-    root = Place(path="", rules=fold.policy.rules, shield=fold.policy.shield)
+    rules = fold.policy.rules
+    root = Place(None, "", value_at(rules), rules, fold.policy.shield)
     allowed = cut(fold, root, session, guest)
     merged = fold_root(fold, root, session, allowed) if allowed else session
     return merged if type(merged) is dict else session
@@ -152,7 +152,7 @@ def cut(fold: Fold, place: Place, session: Any, guest: Any) -> Any:
     """The guest's value without what is protected; `MISSING` where all of it is. What differs is a conflict."""
     if not place.shield:
         return guest
-    if value_at(place.shield):
+    if place.is_protected:
         if guest is not None:
             Case(fold, place, _ELSE, session, guest).refuse("protect")
         return MISSING
@@ -161,15 +161,15 @@ def cut(fold: Fold, place: Place, session: Any, guest: Any) -> Any:
         kept = ((name, cut(fold, place.member(name), members.get(name, MISSING), guest[name])) for name in guest)
         return {name: value for name, value in kept if value is not MISSING}
     if type(guest) is list:
-        elements = (cut(fold, place.element(index, _ELSE), MISSING, value) for index, value in enumerate(guest))
+        elements = (cut(fold, place.element(index, None), MISSING, value) for index, value in enumerate(guest))
         return [value for value in elements if value is not MISSING]
     return guest
 
 
 def fold_root(fold: Fold, place: Place, session: Any, guest: dict[str, Any]) -> Any:
     """Folds an object that is no one's member: its members by their rules, unless a PATH "" speaks of it as a whole."""
-    rule = None if place.is_above_a_path else value_at(place.rules)
-    if rule is None or rule.name == "deep":
+    rule = place.rule
+    if rule is None or rule.name == "deep" or (place.rules and place.rules.leads_on):
         return _deep(Case(fold, place, _DEEP, {} if session is MISSING else session, guest))
     return _apply(Case(fold, place, rule, session, guest))
 
@@ -239,11 +239,16 @@ def _number(case: Case) -> Any:
 
 
 def add(one: float, other: float) -> int | float:
-    """The sum: whole where both are, exact however large; with a fraction, the double next to the exact sum."""
+    """The sum: whole and exact where both are whole, however they are spelt; else the double next to the exact sum."""
+    if _is_whole(one) and _is_whole(other):
+        return int(one) + int(other)
     if type(one) is type(other):
         return one + other
-    exact = Fraction(one) + Fraction(other)
-    return int(exact) if exact.denominator == 1 and in_range(int(exact)) else float(exact)
+    return float(Fraction(one) + Fraction(other))
+
+
+def _is_whole(number: float) -> bool:
+    return type(number) is int or (number.is_integer() and in_range(int(number)))
 
 
 def _clamp(value: float, rule: Rule) -> int | float:
@@ -342,7 +347,7 @@ def _element(case: Case, index: int, session: Any, guest: dict[str, Any]) -> Any
     key = {name: guest[name] for name in case.rule.key}
     rest = {name: value for name, value in guest.items() if name not in key}
     changes = len(case.fold.changes)
-    folded = fold_root(case.fold, case.place.element(index, case.rule), session, rest)
+    folded = fold_root(case.fold, case.place.element(index, case.rule.fields), session, rest)
     if session is MISSING:
         del case.fold.changes[changes:]  # the list's own change says it
         return MISSING if folded is MISSING else key | folded
@@ -353,7 +358,7 @@ def protected_part(value: Any, shield: Shield) -> Any:
     """What of the value is protected, in its place; a list is so as a whole. `MISSING` where nothing is."""
     if not shield or value is MISSING:
         return MISSING
-    if value_at(shield):
+    if shield.value:
         return value
     if type(value) is dict:
         parts = {name: protected_part(member, at_member(shield, name)) for name, member in value.items()}
@@ -369,7 +374,7 @@ def without_protected(value: Any, shield: Shield) -> Any:
     if type(value) is not dict or not shield:
         return value
     below = ((name, member, at_member(shield, name)) for name, member in value.items())
-    return {name: without_protected(member, match) for name, member, match in below if not value_at(match)}
+    return {name: without_protected(member, tree) for name, member, tree in below if not value_at(tree)}
 
 
 def with_protected(session: Any, guest: Any, shield: Shield) -> Any:

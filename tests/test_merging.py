@@ -292,3 +292,471 @@ def test_a_rule_makes_of_both_values(rule: JSON, session: JSON, from_guest: JSON
 
     assert merged == result
     assert repr(merged) == repr(result)  # 1 == True == 1.0 in Python
+
+
+BY_SKU = {"rule": "by_key", "key": "sku", "fields": {"/qty": "sum", "/tags": "union", "/price": "drop"}}
+
+
+@pytest.mark.parametrize(
+    ("session", "from_guest", "result"),
+    [
+        # into the first that has the same key, or at the end
+        ([{"sku": "a", "qty": 1}], [{"sku": "b", "qty": 2}], [{"sku": "a", "qty": 1}, {"sku": "b", "qty": 2}]),
+        ([{"sku": "a", "qty": 1}, {"sku": "a"}], [{"sku": "a", "qty": 2}], [{"sku": "a", "qty": 3}, {"sku": "a"}]),
+        # each guest element: two of one key add up, wherever the first stands
+        (ABSENT, [{"sku": "a", "qty": 1}, {"sku": "a", "qty": 2}], [{"sku": "a", "qty": 3}]),
+        # a key by JSON equality; the session's spelling stays
+        ([{"sku": 1, "qty": 1}], [{"sku": 1.0, "qty": 1}], [{"sku": 1, "qty": 2}]),
+        ([{"sku": 1, "qty": 1}], [{"sku": True, "qty": 1}], [{"sku": 1, "qty": 1}, {"sku": True, "qty": 1}]),
+        ([{"sku": [1], "qty": 1}], [{"sku": [1.0], "qty": 1}], [{"sku": [1], "qty": 2}]),
+        # without the key as in union
+        ([{"qty": 1}, 5], [{"qty": 1.0}, {"qty": 2}, 5, 6, None], [{"qty": 1}, 5, {"qty": 2}, 6, None]),
+        ([{"sku": None, "qty": 1}], [{"sku": None, "qty": 1}], [{"sku": None, "qty": 1}]),
+        ([["sku"]], [["sku"], {"sku": "a"}], [["sku"], {"sku": "a"}]),
+        # members without a rule: the fallback of their kind; what `fields` drop is not handed over with a new element
+        (
+            [{"sku": "a", "name": "A", "tags": [1], "more": {"x": 1}}],
+            [{"sku": "a", "name": "B", "tags": [2], "more": {"y": 2}, "price": 1}, {"sku": "b", "price": 0}],
+            [{"sku": "a", "name": "A", "tags": [1, 2], "more": {"x": 1, "y": 2}}, {"sku": "b"}],
+        ),
+        ([], [], []),
+        (None, [], []),
+        ([{"sku": "a"}], {"sku": "a"}, [{"sku": "a"}]),
+    ],
+)
+def test_by_key_merges_elements_of_one_key(session: JSON, from_guest: JSON, result: JSON) -> None:
+    merged = folded(session, from_guest, BY_SKU)
+
+    assert repr(merged) == repr(result)
+
+
+def test_a_key_of_several_members_needs_all_of_them() -> None:
+    rule = {"rule": "by_key", "key": ["sku", "size"], "fields": {"/n": "sum"}}
+    session = [{"sku": "a", "size": 1, "n": 1}, {"sku": "a", "size": 2, "n": 1}, {"sku": "a", "n": 1}]
+
+    merged = folded(session, [{"sku": "a", "size": 2, "n": 4}, {"sku": "a", "n": 1}, {"size": 1}], rule)
+
+    assert merged == [session[0], {"sku": "a", "size": 2, "n": 5}, session[2], {"size": 1}]
+
+
+def test_a_key_is_never_changed_by_a_field_rule() -> None:
+    rule = {"rule": "by_key", "key": "id", "fields": {"/*": "sum", "/id": "drop"}}
+
+    assert folded([{"id": 1, "n": 1}], [{"id": 1, "n": 1}, {"id": 2, "n": 1}], rule) == [
+        {"id": 1, "n": 2},
+        {"id": 2, "n": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "result"),
+    [
+        ("guest", [{"b": 2, "id": 1}, {"id": 2, "b": 2}]),
+        ("session", [{"id": 1, "a": 1}, {"id": 2, "b": 2}]),
+        ("drop", [{"id": 1, "a": 1}]),
+        ("deep", [{"id": 1, "a": 1, "b": 2}, {"id": 2, "b": 2}]),
+        ("sum", [{"id": 1, "a": 1}]),
+    ],
+)
+def test_a_field_rule_for_the_empty_path_speaks_of_the_element_as_a_whole(rule: str, result: JSON) -> None:
+    by_id = {"rule": "by_key", "key": "id", "fields": {"": rule}}
+
+    assert folded([{"id": 1, "a": 1}], [{"id": 1, "b": 2}, {"id": 2, "b": 2}], by_id) == result
+
+
+def test_fields_nest() -> None:
+    inner = {"rule": "by_key", "key": "id", "fields": {"/n": {"rule": "sum", "ceiling": 9}}}
+    rule = {"rule": "by_key", "key": "id", "fields": {"/box/lines": inner}}
+
+    merged = folded(
+        [{"id": 1, "box": {"lines": [{"id": 1, "n": 5}]}}],
+        [{"id": 1, "box": {"lines": [{"id": 1, "n": 5}, {"id": 2, "n": 50}]}}],
+        rule,
+    )
+
+    assert merged == [{"id": 1, "box": {"lines": [{"id": 1, "n": 9}, {"id": 2, "n": 9}]}}]
+
+
+def test_the_default_rules_within_elements_too() -> None:
+    policy = {"rules": {"/x": {"rule": "by_key", "key": "id"}}, "default": "guest"}
+
+    result = merge({"x": [{"id": 1, "n": 1}]}, guest({"x": [{"id": 1, "n": 2}]}), policy=policy)
+
+    assert result.payload["x"] == [{"id": 1, "n": 2}]
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("session", "from_guest", "result"),
+    [
+        (2**53, 1, 2**53 + 1),
+        (2**64 - 2, 1, 2**64 - 1),
+        (-(2**63) + 1, -1, -(2**63)),
+        (2**53 + 1, 2.0, 2**53 + 3),
+        (1, 0.5, 1.5),
+        (2**53 + 1, 0.5, 9007199254740994.0),
+        (0.5, 0.5, 1.0),
+        (1e300, 5, 1e300),
+        (5, 1e300, 1e300),
+        (1.0, 2, 3),
+        (0.1, 0.2, 0.30000000000000004),
+    ],
+)
+def test_whole_numbers_stay_whole_and_exact(session: JSON, from_guest: JSON, result: JSON) -> None:
+    assert repr(folded(session, from_guest, "sum")) == repr(result)
+
+
+@pytest.mark.parametrize(
+    ("session", "from_guest"),
+    [(2**64 - 1, 1), (-(2**63), -1), (2**64 - 1, 1.0), (1.7e308, 1.7e308), (-1.7e308, -1.7e308)],
+)
+def test_an_overflow_is_a_conflict_and_the_session_stays(session: JSON, from_guest: JSON) -> None:
+    result = merge({"x": session}, guest({"x": from_guest}), policy={"default": "sum"})
+
+    assert result.payload["x"] == session
+    assert conflicts(result) == [("/x", session, from_guest, "session", "sum")]
+
+
+def test_a_ceiling_stands_before_an_overflow() -> None:
+    rule = {"rule": "sum", "ceiling": 2**64 - 1}
+
+    result = merge({"x": 2**64 - 2}, guest({"x": 2}), policy={"default": rule})
+
+    assert result.payload["x"] == 2**64 - 1
+    assert conflicts(result) == [("/x", 2**64 - 2, 2, "bounded", "sum")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "session", "from_guest", "result", "kept"),
+    [
+        ({"rule": "sum", "ceiling": 9}, 5, 4, 9, None),
+        ({"rule": "sum", "ceiling": 9}, 5, 5, 9, "bounded"),
+        ({"rule": "sum", "floor": 0}, 5, -6, 0, "bounded"),
+        ({"rule": "max", "ceiling": 9}, 5, 10, 9, "bounded"),
+        ({"rule": "min", "floor": 0}, 5, -1, 0, "bounded"),
+        ({"rule": "max", "ceiling": 9}, ABSENT, 10, 9, "bounded"),
+        ({"rule": "sum", "floor": 1.5}, None, 1, 1.5, "bounded"),
+        # at the bound already
+        ({"rule": "sum", "ceiling": 9}, 9, 1, 9, "bounded"),
+        # the session's alone is never touched
+        ({"rule": "sum", "ceiling": 9}, 12, None, 12, None),
+        ({"rule": "sum", "ceiling": 9}, 12, 0, 12, None),
+        ({"rule": "max", "ceiling": 9}, 12, 10, 12, None),
+        ({"rule": "min", "floor": 9}, 3, 4, 3, None),
+        # but what a guest added to is bounded
+        ({"rule": "sum", "ceiling": 9}, 12, 1, 9, "bounded"),
+    ],
+)
+def test_floor_and_ceiling_hold_where_a_guest_contributed(
+    rule: JSON, session: JSON, from_guest: JSON, result: JSON, kept: str | None
+) -> None:
+    start = {} if session == ABSENT else {"x": session}
+    merged = merge(start, guest({"x": from_guest}), policy={"rules": {"/x": rule}})
+
+    assert merged.payload["x"] == result
+    own = None if session == ABSENT else session
+    assert conflicts(merged) == ([] if kept is None else [("/x", own, from_guest, kept, rule["rule"])])
+
+
+@pytest.mark.parametrize(
+    ("rule", "session", "from_guest", "result", "kept"),
+    [
+        ({"rule": "append", "limit": 3}, [1], [2, 3], [1, 2, 3], None),
+        ({"rule": "append", "limit": 3}, [1, 2], [3, 4], [1, 2, 3], "bounded"),
+        ({"rule": "append", "limit": 3, "keep": "last"}, [1, 2], [3, 4], [2, 3, 4], "bounded"),
+        ({"rule": "union", "limit": 2}, [1, 2], [2, 3], [1, 2], "bounded"),
+        ({"rule": "union", "limit": 2, "keep": "last"}, [1, 2], [3, 1], [3, 1], "bounded"),
+        ({"rule": "union", "limit": 2}, ABSENT, [1, 2, 3], [1, 2], "bounded"),
+        ({"rule": "union", "limit": 2, "keep": "last"}, ABSENT, [1, 2, 3], [2, 3], "bounded"),
+        # the session's alone is never touched
+        ({"rule": "union", "limit": 2}, [1, 2, 3], [], [1, 2, 3], None),
+        ({"rule": "union", "limit": 2}, [1, 2, 3], [3.0], [1, 2, 3], None),
+        ({"rule": "union", "limit": 2}, [1, 2, 3], [4], [1, 2, 3], "session"),
+        ({"rule": "append", "limit": 2, "keep": "last"}, [1, 2, 3], [], [1, 2, 3], None),
+        ({"rule": "append", "limit": 2, "keep": "last"}, [1, 2, 3], [4], [3, 4], "bounded"),
+        ({"rule": "append", "limit": 0}, [1], [2], [1], "session"),
+        ({"rule": "append", "limit": 0, "keep": "last"}, [1], [2], [1], "session"),
+        ({"rule": "append", "limit": 0}, ABSENT, [2], ABSENT, "session"),
+        ({"rule": "append", "limit": 0}, [], [2], [], "session"),
+        ({"rule": "append", "limit": 0}, ABSENT, [], [], None),
+    ],
+)
+def test_a_limit_holds_where_a_guest_contributed(
+    rule: JSON, session: JSON, from_guest: JSON, result: JSON, kept: str | None
+) -> None:
+    start = {} if session == ABSENT else {"x": session}
+    merged = merge(start, guest({"x": from_guest}), policy={"rules": {"/x": rule}})
+
+    assert merged.payload.get("x", ABSENT) == result
+    own = None if session == ABSENT else session
+    assert conflicts(merged) == ([] if kept is None else [("/x", own, from_guest, kept, rule["rule"])])
+
+
+def test_a_list_that_was_over_its_limit_before_takes_nothing_of_a_guest_by_key_either() -> None:
+    lines = [{"sku": sku, "qty": 1} for sku in "abc"]
+
+    result = merge(
+        {"x": lines}, guest({"x": [{"sku": "a", "qty": 1}]}), policy={"rules": {"/x": BY_SKU | {"limit": 2}}}
+    )
+
+    assert result.payload["x"] == lines
+    assert [(each.path, each.kept) for each in result.conflicts] == [("/x", "session")]
+    assert result.changes == ()
+
+
+def test_at_its_limit_a_list_still_merges_by_key() -> None:
+    lines = [{"sku": sku, "qty": 1} for sku in "ab"]
+    added = [{"sku": "c", "qty": 1}, {"sku": "a", "qty": 1}]
+
+    result = merge({"x": lines}, guest({"x": added}), policy={"rules": {"/x": BY_SKU | {"limit": 2}}})
+
+    assert result.payload["x"] == [{"sku": "a", "qty": 2}, {"sku": "b", "qty": 1}]
+    assert [(each.path, each.kept) for each in result.conflicts] == [("/x", "bounded")]
+
+
+def test_bounds_hold_in_elements_that_a_guest_brought() -> None:
+    rule = {"rule": "by_key", "key": "sku", "fields": {"/qty": {"rule": "sum", "ceiling": 10}}}
+    start = {"x": [{"sku": "a", "qty": 12}, {"sku": "b", "qty": 9}]}
+
+    result = merge(start, guest({"x": [{"sku": "b", "qty": 2}, {"sku": "c", "qty": 11}]}), policy={"default": rule})
+
+    assert result.payload["x"] == [{"sku": "a", "qty": 12}, {"sku": "b", "qty": 10}, {"sku": "c", "qty": 10}]
+    assert conflicts(result) == [("/x/1/qty", 9, 2, "bounded", "sum"), ("/x/2/qty", None, 11, "bounded", "sum")]
+
+
+# What is protected
+
+
+def test_a_rule_for_a_protected_path_has_no_say() -> None:
+    policy = {"rules": {"/role": "guest", "/merged_guests": "append"}, "default": "guest"}
+    receipts = [["AAAAAAAAAA", 1]]
+
+    result = merge({"merged_guests": receipts}, guest({"role": "admin", "merged_guests": [["x", 9]]}), policy=policy)
+
+    assert result.payload == {"merged_guests": [*receipts, [receipt_id(guest({})), 1]]}
+    assert [each.path for each in result.conflicts] == ["/role", "/merged_guests"]
+
+
+DEFAULT_PROTECT = [
+    *("iss", "sub", "aud", "exp", "nbf", "iat", "jti", "role", "roles", "group", "groups"),
+    *("permission", "permissions", "scope", "scp", "email", "email_verified", "phone_number", "phone_number_verified"),
+    *("user_id", "uid", "admin", "is_admin", "st-role", "st-perm", "st-ev", "sessionHandle", "merged_guests"),
+]
+
+
+def test_what_is_protected_by_default_is_protected_at_the_top_level_only() -> None:
+    result = merge({}, guest({"x": dict.fromkeys(DEFAULT_PROTECT, 1), **dict.fromkeys(DEFAULT_PROTECT, 1)}))
+
+    assert result.payload.keys() == {"x", "merged_guests"}
+    assert result.payload["x"].keys() == set(DEFAULT_PROTECT)
+    assert [each.path for each in result.conflicts] == [f"/{name}" for name in DEFAULT_PROTECT]
+
+
+def test_a_policy_may_give_up_all_of_these_but_the_receipts() -> None:
+    policy = {"protect_defaults": False, "protect": ["/vip"]}
+
+    result = merge({}, guest({"vip": 1, **dict.fromkeys(DEFAULT_PROTECT, 1)}), policy=policy)
+
+    assert result.payload.keys() == set(DEFAULT_PROTECT)
+    assert [each.path for each in result.conflicts] == ["/vip", "/merged_guests"]
+
+
+def test_a_star_in_protect_stands_for_list_elements_too() -> None:
+    policy = {"protect": ["/*/*/price"], "default": {"rule": "by_key", "key": "sku"}}
+    start = {"cart": [{"sku": "a", "price": 5}]}
+    cart = [{"sku": "a", "price": 1}, {"sku": "b", "price": None, "n": 1}]
+
+    result = merge(start, guest({"cart": cart, "o": {"x": {"price": 1, "n": 1}}}), policy=policy)
+
+    assert result.payload["cart"] == [{"sku": "a", "price": 5}, {"sku": "b", "n": 1}]
+    assert result.payload["o"] == {"x": {"n": 1}}
+    assert conflicts(result) == [
+        ("/cart/0/price", None, 1, "session", "protect"),
+        ("/o/x/price", None, 1, "session", "protect"),
+    ]
+
+
+def test_a_protected_element_is_cut_out_of_its_list() -> None:
+    assert merge({"x": [1]}, guest({"x": [2, 3]}), policy={"protect": ["/x/*"]}).payload["x"] == [1]
+
+
+def test_a_name_in_protect_is_no_list_index() -> None:
+    assert merge({}, guest({"x": [1]}), policy={"protect": ["/x/0"]}).payload["x"] == [1]
+
+
+def test_protecting_everything_leaves_an_empty_guest() -> None:
+    result = merge({"a": 1}, guest({"a": 2}), policy={"protect": [""], "default": "guest"})
+
+    assert result.payload["a"] == 1
+    assert conflicts(result) == [("", {"a": 1}, {"a": 2}, "session", "protect")]
+
+
+@pytest.mark.parametrize(
+    ("session", "from_guest", "result", "kept"),
+    [
+        ({"p": 1, "q": 1}, {"q": 2}, {"q": 2, "p": 1}, "guest"),
+        ({"p": 1, "q": 1}, {}, {"p": 1}, "guest"),
+        ({"p": 1}, {}, {"p": 1}, "session"),
+        ({"p": None, "q": 1}, {"q": 2}, {"q": 2, "p": None}, "guest"),
+        ({"o": {"p": 1, "q": 1}}, {"o": {"q": 2}}, {"o": {"q": 2, "p": 1}}, "guest"),
+        ({"o": {"p": 1, "q": 1}, "q": 1}, {"q": 2}, {"q": 2, "o": {"p": 1}}, "guest"),
+        ({"o": {"p": 1, "q": 1}, "q": 1}, {"q": 2, "o": 5}, {"q": 2, "o": {"p": 1, "q": 1}}, "guest"),
+        ({"o": [{"p": 1, "q": 1}], "q": 1}, {"q": 2, "o": []}, {"q": 2, "o": [{"p": 1, "q": 1}]}, "guest"),
+        ({"o": [{"q": 1}]}, {"o": []}, {"o": []}, "guest"),
+        ({"p": 1, "q": 1}, 5, {"p": 1, "q": 1}, "session"),
+        ([{"p": 1}, {"q": 1}], [], [{"p": 1}, {"q": 1}], "session"),
+        ({"q": 1}, 5, 5, "guest"),
+    ],
+)
+def test_the_sessions_protected_values_survive_a_guest_rule_above_them(
+    session: JSON, from_guest: JSON, result: JSON, kept: str
+) -> None:
+    policy = {"rules": {"/x": "guest"}, "protect": ["/x/p", "/x/*/p", "/x/*/*/p"]}
+
+    merged = merge({"x": session}, guest({"x": from_guest}), policy=policy)
+
+    assert merged.payload["x"] == result
+    rule = "guest" if kept == "guest" else "protect"
+    assert conflicts(merged) == [("/x", session, from_guest, kept, rule)]
+
+
+@pytest.mark.parametrize(
+    ("session", "from_guest", "result"),
+    [
+        ({"p": 1}, {"q": 2}, {"q": 2, "p": 1}),
+        ({"p": 1, "q": 1}, {"q": 2}, {"p": 1, "q": 1}),
+        ({"p": 1}, 5, {"p": 1}),
+        ({}, 5, 5),
+    ],
+)
+def test_what_is_protected_does_not_count_for_empty(session: JSON, from_guest: JSON, result: JSON) -> None:
+    policy = {"rules": {"/x": "guest_if_empty"}, "protect": ["/x/p"]}
+
+    assert merge({"x": session}, guest({"x": from_guest}), policy=policy).payload["x"] == result
+
+
+def test_a_policy_for_the_payload_as_a_whole_keeps_what_is_protected() -> None:
+    receipts = [["AAAAAAAAAA", 1]]
+    start = {"merged_guests": receipts, "role": "user"}
+
+    result = merge(start, guest({"a": 1}), policy={"rules": {"": "guest_if_empty"}})
+
+    assert result.payload == {"a": 1, "role": "user", "merged_guests": [*receipts, [receipt_id(guest({})), 1]]}
+    assert merge(start | {"b": 2}, guest({"a": 1}), policy={"rules": {"": "guest_if_empty"}}).payload.keys() == {
+        *("merged_guests", "role", "b")
+    }
+
+
+@pytest.mark.parametrize(
+    ("session", "result"),
+    [
+        ([{"p": 1}, 2, 3], [{"p": 1}, 3, 4]),
+        ([2, {"p": 1}, {"p": 2}], [{"p": 1}, {"p": 2}, 4]),
+        ([{"p": 1}, {"p": 2}, {"p": 3}], [{"p": 1}, {"p": 2}, {"p": 3}]),
+    ],
+)
+def test_a_limit_never_drops_an_element_with_a_protected_value(session: JSON, result: JSON) -> None:
+    policy = {"rules": {"/x": {"rule": "append", "limit": 3, "keep": "last"}}, "protect": ["/x/*/p"]}
+
+    assert merge({"x": session}, guest({"x": [4]}), policy=policy).payload["x"] == result
+
+
+# The report
+
+
+@pytest.mark.parametrize(
+    ("rule", "session", "from_guest", "expected"),
+    [
+        ("session", 1, 2, [("session", "session")]),
+        ("session", None, 2, [("session", "session")]),
+        ("session", 1, 1.0, []),
+        ("session", [1, {"a": 1}], [1.0, {"a": 1.0}], []),
+        ("session", [1], [True], [("session", "session")]),
+        ("session", 1, None, []),
+        ("session", ABSENT, 2, []),
+        ("guest", 1, 2, [("guest", "guest")]),
+        ("guest", 1, 1.0, []),
+        ("guest", None, 2, []),
+        ("guest_if_empty", 1, 2, [("session", "guest_if_empty")]),
+        ("guest_if_empty", [], 2, []),
+        ("drop", 1, 2, []),
+        ("max", 2, 1, []),
+        ("min", 1, 2, []),
+        ("sum", 1, 2, []),
+        ("sum", 1, "2", [("session", "sum")]),
+        ("sum", "1", 2, [("session", "sum")]),
+        ("sum", ABSENT, "2", [("session", "sum")]),
+        ("deep", 1, {}, [("session", "deep")]),
+        ("union", {}, [1], [("session", "union")]),
+        ("union", [1], [2], []),
+        ("append", [1], "a", [("session", "append")]),
+    ],
+)
+def test_what_was_discarded_or_replaced_is_a_conflict(
+    rule: str, session: JSON, from_guest: JSON, expected: list[tuple[str, str]]
+) -> None:
+    start = {} if session == ABSENT else {"x": session}
+    result = merge(start, guest({"x": from_guest}), policy={"rules": {"/x": rule}})
+
+    own = None if session == ABSENT else session
+    assert conflicts(result) == [("/x", own, from_guest, kept, name) for kept, name in expected]
+
+
+def test_a_kind_that_no_path_speaks_of_is_reported_with_the_fallback_rule() -> None:
+    result = merge({"a": 1, "b": 1, "c": []}, guest({"a": {}, "b": [], "c": "c"}))
+
+    assert [(each.path, each.rule) for each in result.conflicts] == [("/a", "deep"), ("/b", "union"), ("/c", "session")]
+
+
+def test_a_conflict_names_the_guest_and_the_escaped_path() -> None:
+    result = merge(
+        {"a/b": {"~": 1}},
+        guest({"a/b": {"~": 2}}, subject="first", started=1),
+        guest({"a/b": {"~": 3}}, subject="second", started=2),
+        policy={"default": "deep", "rules": {"/a~1b/~0": "guest"}},
+    )
+
+    assert [(each.path, each.session, each.guest, each.subject) for each in result.conflicts] == [
+        ("/a~1b/~0", 1, 2, "first"),
+        ("/a~1b/~0", 2, 3, "second"),
+    ]
+
+
+def test_changes_tell_what_came_from_whom_by_which_rule() -> None:
+    start = {"n": 1, "same": 1, "cart": [{"sku": "a", "qty": 1}]}
+    payload = {"n": 2, "same": 1, "cart": [{"sku": "a", "qty": 2}, {"sku": "b", "qty": 1}], "new": {"x": 1, "y": {}}}
+
+    result = merge(start, guest(payload), policy={"rules": {"/n": "sum", "/cart": BY_SKU}})
+
+    assert [(each.path, each.before, each.after, each.rule, each.subject) for each in result.changes] == [
+        ("/n", 1, 3, "sum", "G-1"),
+        ("/cart/0/qty", 1, 3, "sum", "G-1"),
+        ("/cart", start["cart"], [{"sku": "a", "qty": 3}, {"sku": "b", "qty": 1}], "by_key", "G-1"),
+        ("/new/x", None, 1, "session", "G-1"),
+        ("/new/y", None, {}, "deep", "G-1"),
+    ]
+
+
+# Size
+
+
+@pytest.mark.parametrize("rule", ["union", {"rule": "union", "keep": "last"}, BY_SKU])
+def test_long_lists_merge(rule: JSON) -> None:
+    start, added = [{"sku": n, "qty": 1} for n in range(20_000)], [{"sku": n, "qty": 2} for n in range(10_000, 30_000)]
+
+    merged = folded(start, added, rule)
+
+    assert len(merged) == (30_000 if rule == BY_SKU else 40_000)
+
+
+def test_values_of_the_greatest_depth_merge() -> None:
+    def nested(leaf: JSON) -> JSON:
+        value = leaf
+        for _ in range(16):
+            value = {"a": [value]}
+        return value
+
+    assert folded(nested(1), nested(2), {"rule": "union", "limit": 9}) == nested(1)
+    assert folded(nested(1)["a"], nested(2)["a"], "union") == [*nested(1)["a"], *nested(2)["a"]]
