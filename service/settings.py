@@ -16,7 +16,6 @@ import msgspec
 from service.errors import Fault, InvalidPolicy, InvalidSettings
 from service.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.merge_policies import SHIPPED, Policy, parse_policy_file
-from service.redis_url import parse_redis_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SameSite = Literal["Lax", "Strict", "None"]
@@ -30,6 +29,12 @@ LONGEST_TTL_S: Final = 10 * TEN_YEARS_S
 LEAST_API_KEY_CHARS: Final = 20
 LARGEST_TOKEN_BYTES: Final = 16_384
 """What verification looks at; a longer token could be issued and never verified."""
+
+SAMPLES: Final = {
+    "GUEST_API_KEYS": "sample-api-key-not-for-production",
+    "GUEST_KEYS_SECRET": "c2FtcGxlLXNlY3JldC1ub3QtZm9yLXByb2R1Y3Rpb24",
+}
+"""What `.env.example` has, so that everybody knows it: taken only where the issuers are this machine."""
 
 
 class TokenPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,6 +232,7 @@ def _read(reader: _Reader) -> Settings:
     issuers = _read_issuers(reader, host=host, port=port)
     tokens = _read_tokens(reader, issuers)
     keys_dir, keys_secrets, redis_url = _read_key_places(reader)
+    _refuse_samples(reader, issuers)
     return Settings(
         host=host,
         port=port,
@@ -316,6 +322,14 @@ def _read_key_places(reader: _Reader) -> tuple[Path | None, tuple[str, ...], str
             "GUEST_REDIS_URL", "is required with GUEST_KEYS_DIR=none: a follower has its keys from Redis alone"
         )
     return keys_dir, secrets, redis_url
+
+
+def _refuse_samples(reader: _Reader, issuers: tuple[str, ...]) -> None:
+    if all(is_loopback(urlsplit(issuer).hostname or "") for issuer in issuers):
+        return
+    for name, sample in SAMPLES.items():
+        if sample in (reader.text(name) or ""):
+            reader.fault(name, "is the sample of .env.example, which everybody knows; make one of your own")
 
 
 def _read_cookie(reader: _Reader, issuers: tuple[str, ...]) -> CookiePolicy:
@@ -445,8 +459,20 @@ def _check_api_key(key: str, place: str) -> None:
 
 
 def _parse_redis_url(text: str) -> str:
-    parse_redis_url(text)
+    if urlsplit(text).scheme not in REDIS_SCHEMES:
+        raise ValueError(f"must start with one of: {', '.join(f'{scheme}://' for scheme in REDIS_SCHEMES)}")
     return text
+
+
+REDIS_SCHEMES: Final = (
+    "redis",
+    "rediss",
+    "unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+)
 
 
 def _parse_domain(text: str) -> str:

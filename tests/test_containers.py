@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from service.errors import InvalidSettings
+from service.settings import SAMPLES, Settings
+
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -158,6 +161,29 @@ def test_each_secret_that_is_missing_is_told_with_what_to_do() -> None:
     assert [name for name, message in demanded.items() if "cp .env.example .env" not in message] == []
 
 
+def in_the_container(issuer: str) -> dict[str, str]:
+    """The variables that compose gives the service, out of the sample settings."""
+    fixed = {
+        name: value for name, value in SERVICES["guest-sessions"]["environment"].items() if not value.startswith("$")
+    }
+    given = {name: value for name, value in sample_settings().items() if name.startswith("GUEST_")}
+    return {**given, **fixed, "GUEST_ISSUER": issuer}
+
+
 def test_the_sample_settings_suffice_to_start() -> None:
     assert set(demanded_variables()) <= set(sample_settings())
-    assert all(sample_settings().values())
+
+    made = Settings.from_mapping(in_the_container(sample_settings()["GUEST_ISSUER"]))
+
+    assert (made.host, made.port, made.keys_dir) == ("0.0.0.0", 8080, Path("/data/keys"))  # noqa: S104  # as the image does
+    assert made.access.api_keys
+    assert made.keys_secrets
+    assert made.unknown == ()
+
+
+def test_the_sample_secrets_are_refused_where_others_are_served() -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        Settings.from_mapping(in_the_container("https://guests.example.com"))
+
+    assert {fault.path for fault in refused.value.errors} == {"GUEST_API_KEYS", "GUEST_KEYS_SECRET"}
+    assert SAMPLES.keys() == {"GUEST_API_KEYS", "GUEST_KEYS_SECRET"}

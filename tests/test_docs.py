@@ -1,0 +1,39 @@
+"""The documentation speaks of what is there: modules, settings and metrics, each by its name."""
+
+import re
+from pathlib import Path
+
+from service import settings
+from tests.api import Api
+
+ROOT = Path(__file__).parent.parent
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def names_in(text: str, cell: int) -> set[str]:
+    """The `names` in one cell of every row of a page's tables."""
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+    return {name for row in rows for name in re.findall(r"`([^`{]+)(?:\{[^`]*)?`", row[cell])}
+
+
+def test_every_module_has_its_place_in_the_architecture() -> None:
+    modules = {path.stem for path in (ROOT / "service").glob("*.py")} - {"__init__", "__main__"}
+
+    assert modules - names_in(ARCHITECTURE, 2) == set()
+
+
+def test_the_operator_finds_every_setting_by_its_concern() -> None:
+    assert names_in(OPERATIONS, 2) >= set(settings.NAMES)
+
+
+async def test_the_operator_finds_every_metric_and_no_other(api: Api) -> None:
+    await api.issue()
+    await api.verify("no token")
+    text = (await api.get("/metrics")).body.decode()
+    served = {name for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE) if not name.endswith("_created")}
+    table = OPERATIONS.partition("## Metrics")[2].partition("##")[0]
+    told = {name for name in names_in(table, 1) if name.startswith("guest_")}
+    by_state = {f"guest_sessions_keys{name}" for name in names_in(table, 1) if name.startswith("_")}
+
+    assert told | by_state == served
