@@ -29,6 +29,16 @@ $(VENV)/.dev: $(VENV)/.made requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.run
 
+GATEWAYS_VENV ?= .venv-gateways
+GATEWAYS_BIN := $(GATEWAYS_VENV)/bin
+
+$(GATEWAYS_VENV)/.made: requirements/gateways.txt pyproject.toml
+	@test -x $(GATEWAYS_BIN)/python || $(PYTHON) -m venv $(GATEWAYS_VENV)
+	@echo "Installing the locked gateways and frameworks into $(GATEWAYS_VENV) ..."
+	@$(GATEWAYS_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/gateways.txt
+	@$(GATEWAYS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
 .PHONY: run
 run: $(VENV)/.run ## serve on 127.0.0.1:8080 with a keyring made on first start
 	@$(BIN)/python -m service serve
@@ -61,6 +71,27 @@ laws: $(VENV)/.dev ## the laws of merging, each on 10,000 new examples (LAW_EXAM
 bench-merge: $(VENV)/.run ## what a merge costs, and that it is linear
 	@$(BIN)/python -m benchmarks.merging
 
+EXPRESS := examples/middleware/express
+$(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(EXPRESS) && npm ci --silent --no-audit --no-fund && touch node_modules/.made; \
+	else echo "npm is not here: the Express middleware is left out" >&2; fi
+
+.PHONY: test-gateways
+test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
+	$(GATEWAYS_BIN)/pytest --confcutdir=tests/gateways tests/gateways
+
+.PHONY: test-shop
+test-shop: $(GATEWAYS_VENV)/.made ## the demo shop, driven in headless Chromium
+	$(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop
+
+.PHONY: screenshots
+screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images anew
+	SHOP_SCREENSHOTS=docs/images $(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop -k come_together
+
+.PHONY: demo
+demo: $(GATEWAYS_VENV)/.made ## a small shop with guest sessions, on 127.0.0.1:8000
+	@$(GATEWAYS_BIN)/python examples/shop/demo.py
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its form
 	$(BIN)/ruff check --fix-only .
@@ -72,7 +103,8 @@ lock: $(VENV)/.made ## resolve the dependencies anew, for every supported Python
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet --group build -c requirements/dev.txt -o requirements/build.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group gateways --constraint requirements/dev.txt -o requirements/gateways.txt
 
 .PHONY: clean
 clean: ## remove what was built, but not data/
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
+	rm -rf $(VENV) $(GATEWAYS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build

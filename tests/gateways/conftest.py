@@ -1,0 +1,47 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.gateways.echo import Echo, echo
+from tests.gateways.gateways import ASKING, OFFLINE, Running, Site
+from tests.gateways.guest_service import GuestService, guest_service
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running gateway with what stands behind it."""
+
+    name: str
+    running: Running
+    app: Echo
+    site: Site
+
+    @property
+    def port(self) -> int:
+        return self.running.port
+
+    @property
+    def service(self) -> GuestService:
+        return self.site.service
+
+
+def _start(name: str, folder: Path) -> Iterator[Gateway]:
+    # Keys are published for at least twice the JWKS max-age before they sign.
+    with guest_service(folder, GUEST_JWKS_MAX_AGE="1", GUEST_AUTH_HEADERS="payload,token") as service, echo() as app:
+        site = Site(service, app.port, folder)
+        with (OFFLINE | ASKING)[name](site) as running:
+            yield Gateway(name, running, app, site)
+
+
+@pytest.fixture(scope="module", params=[*OFFLINE, *ASKING])
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Every gateway: /account is guarded."""
+    yield from _start(request.param, tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.fixture(scope="module", params=[*ASKING])
+def asking_gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Those that ensure a guest outside /account."""
+    yield from _start(request.param, tmp_path_factory.mktemp("gateway"))
