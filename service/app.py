@@ -17,7 +17,9 @@ from service.keys import Keys, KeysStatus
 from service.metrics import Metrics
 from service.ports import Clock, RandomBytes
 from service.problems import problem_middleware
-from service.ring_places import KeyMint, RingFile
+from service.redis_cache import RedisCache
+from service.redis_url import parse_redis_url
+from service.ring_places import KeyMint, RingCopy, RingFile
 from service.sealing import Sealer
 from service.settings import Settings
 from service.tokens import Tokens
@@ -46,10 +48,17 @@ def make_keys(
         settings.keys,
         mint=mint,
         file=None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), sealer, mint),
-        copy=None,
+        copy=_make_copy(settings, sealer),
         clock=clock,
         steady_clock=steady_clock,
     )
+
+
+def _make_copy(settings: Settings, sealer: Sealer | None) -> RingCopy | None:
+    """The settings refuse Redis without a secret: what goes there is always sealed."""
+    if settings.redis_url is None or sealer is None:
+        return None
+    return RingCopy(RedisCache(parse_redis_url(settings.redis_url)), sealer)
 
 
 def make_app(

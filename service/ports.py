@@ -1,6 +1,6 @@
 """What the use cases ask of the world: the clock, signatures, the keyring's places. Knows nothing of any adapter."""
 
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from typing import Any, Protocol
 
 from service.keyring import Algorithm, Key, KeyRing
@@ -81,7 +81,7 @@ class KeyCache(Protocol):
         Raises `CacheUnavailable`.
         """
 
-    def changes(self) -> AsyncIterator[None]:
+    def changes(self) -> AsyncGenerator[None, None]:
         """Yields once for each word of a change, and once after each (re-)subscription."""
 
     async def close(self) -> None:

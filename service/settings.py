@@ -16,6 +16,7 @@ import msgspec
 from service.errors import Fault, InvalidPolicy, InvalidSettings
 from service.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.merge_policies import SHIPPED, Policy, parse_policy_file
+from service.redis_url import parse_redis_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SameSite = Literal["Lax", "Strict", "None"]
@@ -459,20 +460,8 @@ def _check_api_key(key: str, place: str) -> None:
 
 
 def _parse_redis_url(text: str) -> str:
-    if urlsplit(text).scheme not in REDIS_SCHEMES:
-        raise ValueError(f"must start with one of: {', '.join(f'{scheme}://' for scheme in REDIS_SCHEMES)}")
+    parse_redis_url(text)
     return text
-
-
-REDIS_SCHEMES: Final = (
-    "redis",
-    "rediss",
-    "unix",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-)
 
 
 def _parse_domain(text: str) -> str:

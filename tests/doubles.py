@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from service import keyring
@@ -79,7 +79,7 @@ class MemoryCache:
         claimed, self.claimed = self.claimed, True
         return not claimed
 
-    async def changes(self) -> AsyncIterator[None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         while True:
             yield
             async with self._word:
