@@ -1,0 +1,39 @@
+from pathlib import Path
+
+from tests.api import HandClock
+from tests.conftest import MakeApi
+
+OLD, NEW = "o" * 20, "n" * 20
+
+
+async def test_the_keys_file_is_read_again_when_it_changes(make_api: MakeApi, tmp_path: Path, clock: HandClock) -> None:
+    file = tmp_path / "api-keys"
+    file.write_text(OLD)
+    api = await make_api(GUEST_API_KEYS_FILE=str(file))
+
+    async def status(key: str) -> int:
+        return (await api.post("/v1/issue", {}, headers={"X-API-Key": key})).status
+
+    before = [await status(OLD), await status(NEW)]
+    file.write_text(f"{NEW}\n{NEW}2")
+    clock.now_s += 2
+    after = [await status(OLD), await status(NEW)]
+
+    assert (before, after) == ([201, 401], [401, 201])
+
+
+async def test_a_keys_file_that_turns_unusable_leaves_the_keys_as_they_were(
+    make_api: MakeApi, tmp_path: Path, clock: HandClock
+) -> None:
+    file = tmp_path / "api-keys"
+    file.write_text(OLD)
+    api = await make_api(GUEST_API_KEYS_FILE=str(file))
+
+    for content in ("", "# nothing\n", "short\n", None):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_text(content)
+        clock.now_s += 2
+        assert (await api.post("/v1/issue", {}, headers={"X-API-Key": OLD})).status == 201
+        assert (await api.post("/v1/issue", {})).status == 401

@@ -1,0 +1,65 @@
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.processes import SERVE, environment, running
+
+
+def get(url: str) -> int:
+    with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - a loopback address of the test's own
+        return int(response.status)
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_told_to_end_and_then_ends_well(tmp_path: Path, told: signal.Signals) -> None:
+    with running(tmp_path) as service:
+        ready = get(f"{service.base_url}/readyz")
+        exit_code = service.stop(with_signal=told)
+
+    assert (ready, exit_code) == (200, 0)
+    assert "Traceback" not in service.output
+
+
+def test_a_first_start_makes_the_keyring_and_says_what_to_try(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        service.stop()
+
+    assert (tmp_path / "keys" / "keyring.json").stat().st_mode & 0o777 == 0o600
+    assert f"{service.base_url}/v1/issue" in service.output
+
+
+def test_a_restart_keeps_the_key(tmp_path: Path) -> None:
+    keys = []
+    for _ in range(2):
+        with running(tmp_path) as service, urllib.request.urlopen(f"{service.base_url}/.well-known/jwks.json") as jwks:  # noqa: S310
+            keys.append(jwks.read())
+
+    assert keys[0] == keys[1]
+
+
+def test_every_fault_of_the_settings_is_named_and_the_exit_code_is_2(tmp_path: Path) -> None:
+    given = environment({"GUEST_PORT": "http", "GUEST_HOST": "0.0.0.0", "GUEST_REDIS_URL": "redis://x"})  # noqa: S104
+
+    ended = subprocess.run(SERVE, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+
+    assert ended.returncode == 2
+    assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == [
+        "GUEST_PORT",
+        "GUEST_ISSUER",
+        "GUEST_KEYS_SECRET",
+        "GUEST_API_KEYS",
+    ]
+
+
+def test_an_address_in_use_is_told_without_a_traceback(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        port = service.base_url.rpartition(":")[2]
+        given = environment({"GUEST_PORT": port})
+        ended = subprocess.run(SERVE, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+
+    assert ended.returncode == 2
+    assert f"Cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
