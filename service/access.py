@@ -47,12 +47,11 @@ class Access:
             self._check_origin(headers.get("Origin"))
 
     def _check_key(self, headers: CIMultiDictProxy[str]) -> None:
-        presented = _presented(headers)
-        if presented is None:
+        presented = _digests(_presented(headers))
+        if not presented:
             raise _unauthorized('Bearer realm="guest-sessions"')
         # Digests of one length, and every key compared: the time tells neither a key's length nor which one was close.
-        digest = _digest(presented)
-        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+        if not sum(hmac.compare_digest(digest, known) for digest in presented for known in self._digests):
             raise _unauthorized('Bearer realm="guest-sessions", error="invalid_token"')
 
     def _check_origin(self, origin: str | None) -> None:
@@ -79,11 +78,11 @@ class Access:
         logger.info("API keys read again: %d", len(keys))
 
 
-def _presented(headers: CIMultiDictProxy[str]) -> str | None:
+def _presented(headers: CIMultiDictProxy[str]) -> list[str]:
+    """Each place may hold the key: a gateway may have put something of its own into the other."""
     scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and credentials.strip():
-        return credentials.strip()
-    return headers.get("X-API-Key") or None
+    bearer = credentials.strip() if scheme.lower() == "bearer" else ""
+    return [key for key in (bearer, headers.get("X-API-Key", "")) if key]
 
 
 def _digest(key: str) -> bytes:

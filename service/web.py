@@ -315,9 +315,9 @@ async def _read(request: web.Request, *, media_type: str, timeout_s: float) -> b
 
 
 def _is_media_type(header: str | None, media_type: str) -> bool:
-    essence, _, parameters = (header or "").partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    return essence.strip().lower() == media_type and charset in ("", "utf-8")
+    essence, *parameters = [part.strip().lower() for part in (header or "").split(";")]
+    charsets = {each.removeprefix("charset=").strip('"') for each in parameters if each.startswith("charset=")}
+    return essence == media_type and charsets <= {"utf-8"}
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -152,6 +152,13 @@ async def test_only_json_in_utf8_is_taken(api: Api, content_type: str) -> None:
     assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("parameters", ["", "; charset=utf-8", ';charset="UTF-8"', "; profile=x; charset=utf-8"])
+async def test_parameters_of_the_media_type_do_not_matter_but_the_charset(api: Api, parameters: str) -> None:
+    answer = await api.send("/v1/issue", b"{}", content_type=f"Application/JSON{parameters}")
+
+    assert answer.status == 201
+
+
 async def test_a_compressed_body_is_refused_without_inflating(api: Api) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
 
@@ -541,6 +548,7 @@ async def test_configured_keys_are_demanded_and_compared(make_api: MakeApi) -> N
             ("header", {"X-API-Key": KEY}),
             ("bearer", {"Authorization": f"bearer {KEY}"}),
             ("second", {"X-API-Key": "o" * 24}),
+            ("beside a foreign bearer", {"X-API-Key": KEY, "Authorization": "Bearer something-else"}),
         )
     }
 
@@ -553,6 +561,7 @@ async def test_configured_keys_are_demanded_and_compared(make_api: MakeApi) -> N
         "header": 201,
         "bearer": 201,
         "second": 201,
+        "beside a foreign bearer": 201,
     }
 
 
