@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
+API ?= http://127.0.0.1:8080
+EXAMPLES ?= 1000
 LAW_EXAMPLES ?= 10000
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
@@ -91,6 +93,10 @@ screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images anew
 .PHONY: demo
 demo: $(GATEWAYS_VENV)/.made ## a small shop with guest sessions, on 127.0.0.1:8000
 	@$(GATEWAYS_BIN)/python examples/shop/demo.py
+
+.PHONY: fuzz-api
+fuzz-api: $(VENV)/.dev ## hold openapi.yaml against the live service at API=..., with EXAMPLES=... new requests an operation
+	$(BIN)/schemathesis run openapi.yaml --url $(API) --phases examples,coverage,fuzzing --max-examples $(EXAMPLES)
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its form

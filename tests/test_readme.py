@@ -1,14 +1,9 @@
 """The README does what it says: its commands are run against a live service, its outputs and tables compared."""
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +13,10 @@ import pytest
 from service import settings
 from service.merge_policies import SHIPPED
 from service.settings import Settings
+from tests.live import environment, served
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 ADDRESS = "127.0.0.1:8080"
-START_S = 60
 FRESH = frozenset(
     [
         "token",
@@ -67,58 +62,21 @@ def likeness(value: Any, name: str = "") -> Any:
     return [likeness(each) for each in value] if isinstance(value, list) else value
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_until_ready(address: str, process: "subprocess.Popen[bytes]") -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline_s = time.monotonic() + START_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            with opener.open(f"http://{address}/readyz", timeout=1):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.05)
-    raise AssertionError("the service did not become ready")
-
-
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    """What a person's shell has, without settings of this project and without proxies."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GUEST_")}
-    return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "no_proxy": "127.0.0.1"}
-
-
-@pytest.fixture(scope="module")
-def address(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the service listens that `make run` would start, on a free port and with a fresh keyring."""
-    port = free_port()
-    process = subprocess.Popen(  # our own words
-        [sys.executable, "-m", "service", "serve"],
-        cwd=tmp_path_factory.mktemp("readme"),
-        env={**environment, "GUEST_PORT": str(port)},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_until_ready(f"127.0.0.1:{port}", process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        assert process.wait(timeout=20) == 0
+    with served(tmp_path_factory.mktemp("readme")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def printed(address: str, environment: dict[str, str]) -> list[str]:
+def printed(address: str) -> list[str]:
     """What each block of the walk-through prints, and last the guest's token."""
     mark = "====="
     script = f"echo {mark}\n".join([*blocks("bash"), "echo $TOKEN"])
     done = subprocess.run(  # noqa: S603  # the README's own words
         ["bash", "-euo", "pipefail", "-c", script.replace(ADDRESS, address)],  # noqa: S607  # as a reader would
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -135,24 +93,20 @@ def test_the_walk_through_prints_what_it_says(printed: list[str]) -> None:
         assert [likeness(each) for each in documents(output)] == [likeness(each) for each in documents(text)]
 
 
-def test_the_python_snippet_verifies_a_token_offline(
-    printed: list[str], address: str, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_python_snippet_verifies_a_token_offline(printed: list[str], address: str, tmp_path: Path) -> None:
     [snippet] = blocks("python")
     script = tmp_path / "verify.py"
     script.write_text(snippet.replace(ADDRESS, address), encoding="utf-8")
     token = printed[-1].strip()
 
     done = subprocess.run(  # noqa: S603  # the README's own words
-        [sys.executable, script, token], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, script, token], env=environment(), capture_output=True, text=True, timeout=60, check=True
     )
 
     assert re.fullmatch(r"G-[0-9a-f-]{36} 2 \{'cart': \[.*'EUR'\}\n", done.stdout)
 
 
-def test_the_python_snippet_refuses_a_forged_token(
-    printed: list[str], address: str, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_python_snippet_refuses_a_forged_token(printed: list[str], address: str, tmp_path: Path) -> None:
     [snippet] = blocks("python")
     script = tmp_path / "verify.py"
     script.write_text(snippet.replace(ADDRESS, address), encoding="utf-8")
@@ -160,7 +114,7 @@ def test_the_python_snippet_refuses_a_forged_token(
 
     done = subprocess.run(  # noqa: S603  # the README's own words
         [sys.executable, script, f"{head}.{body}.{'A' * 86}"],
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
