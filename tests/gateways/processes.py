@@ -83,10 +83,16 @@ class Answer:
 
 
 def send(
-    port: int, path: str, *, method: str = "GET", headers: Sequence[tuple[str, str]] = (), body: bytes | None = None
+    port: int,
+    path: str,
+    *,
+    method: str = "GET",
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes | None = None,
+    source: str = HOST,
 ) -> Answer:
-    """One request, its header lines exactly as given (besides Host and Content-Length)."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=15)
+    """One request from the loopback address `source`, its header lines as given besides Host and Content-Length."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=15, source_address=(source, 0))
     try:
         connection.putrequest(method, path, skip_accept_encoding=True)
         for name, value in headers:
