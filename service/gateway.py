@@ -25,6 +25,9 @@ MAX_COOKIE_AGE_S: Final = 34_560_000
 """400 days, the most that browsers grant (RFC 6265bis, section 5.5)."""
 MAX_COOKIE_BYTES: Final = 4_096
 """Of name, value and attributes together: the least that every browser keeps (RFC 6265, section 6.1)."""
+RENEWED_ON: Final = frozenset({"document", "empty", "iframe"})
+"""`Sec-Fetch-Dest` of what a renewed cookie may ride on. Not on images, scripts and the like: shared caches keep those,
+and would hand one visitor's token to others; and after a rotation each part of a page would be signed for."""
 CLIENTS_REMEMBERED: Final = 65_536
 """Addresses in the rate limiter: some 20 MB at worst; the one seen longest ago is forgotten first."""
 
@@ -101,7 +104,7 @@ class Gateway:
         """The identity headers of the visitor's guest, a new one on a first visit; empty ones where there is none."""
         found = self._find(headers)
         if found is not None:
-            return self._known(*found)
+            return self._known(headers, *found)
         if not self._may_mint(headers, method=method) or not self._limiter.allows(self._client(headers, peer)):
             return self._nobody()
         try:
@@ -125,8 +128,8 @@ class Gateway:
         if scheme.lower() == "bearer":
             yield credentials.strip()
 
-    def _known(self, raw_token: str, token: VerifiedToken) -> CIMultiDict[str]:
-        if token.refresh_due:
+    def _known(self, headers: Headers, raw_token: str, token: VerifiedToken) -> CIMultiDict[str]:
+        if token.refresh_due and headers.get("Sec-Fetch-Dest", "empty") in RENEWED_ON:
             try:
                 renewed = self._tokens.renew(token)
             except (NotReady, TokenTooLarge):

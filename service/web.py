@@ -76,8 +76,8 @@ class Api:
             self._post("/v1/verify", self.verify),
             self._post("/v1/introspect", self.introspect, media_type="application/x-www-form-urlencoded"),
             self._post("/v1/merge", self.merge),
-            web.route("*", "/v1/auth", self._timed("/v1/auth", self.auth)),
-            web.route("*", "/v1/auth/{path:.*}", self._timed("/v1/auth", self.auth)),
+            web.route("*", "/v1/auth", self._timed("/v1/auth", self.auth), expect_handler=_expect_nothing),
+            web.route("*", "/v1/auth/{path:.*}", self._timed("/v1/auth", self.auth), expect_handler=_expect_nothing),
             self._get("/.well-known/jwks.json", self.jwks),
             self._get("/.well-known/openid-configuration", self.metadata),
             self._get("/.well-known/oauth-authorization-server", self.metadata),
@@ -286,6 +286,10 @@ _DOCS: Final = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "public, max-age=3600",
 }
+
+
+async def _expect_nothing(_request: web.Request) -> None:
+    """Gateways pass the visitor's `Expect` on; the body is never read here, and a 417 would be one status too many."""
 
 
 def _json(value: object, *, status: int = 200) -> web.Response:

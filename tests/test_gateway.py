@@ -3,6 +3,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from yarl import URL
 
 from service.gateway import CLIENTS_REMEMBERED, GuestCookie, RateLimiter
 from service.settings import CookiePolicy
@@ -60,6 +61,28 @@ async def test_any_method_and_any_path_below_answer_alike(api: Api, method: str,
         assert (good.status, good.headers["X-Guest-Id"]) == (200, guest["subject"])
     async with api.session.request(method, api.base_url + path, data=b"body") as none:
         assert none.status == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Expect": "nonsense"},
+        {"Content-Encoding": "gzip", "Content-Type": "nonsense"},
+        {"Upgrade": "websocket", "Connection": "Upgrade"},
+        {"Origin": "https://evil.example"},
+        {"X-Forwarded-For": "%zz, ::1%eth0, [::1]:80, 1.2.3.4:99, ", "X-Forwarded-Method": "???"},
+        {"Cookie": 'guest=; guest; =; ;;guest==; guest="', "Authorization": "Bearer"},
+        {"Range": "bytes=9-1", "If-None-Match": "*", "If-Match": "nonsense"},
+    ],
+)
+@pytest.mark.parametrize("query", ["mode=ensure", "mode=verify&for=/%ff%zz?a=%&mode=ensure;x#y"])
+async def test_whatever_a_visitor_sends_the_status_is_200_or_401(api: Api, headers: dict[str, str], query: str) -> None:
+    for method in ("GET", "POST"):
+        async with api.session.request(
+            method, URL(f"{api.base_url}/v1/auth?{query}", encoded=True), headers=headers
+        ) as answer:
+            assert answer.status == (200 if query == "mode=ensure" else 401)
+            assert await answer.read() == b""
 
 
 async def test_the_first_good_cookie_counts_and_else_the_bearer_token(api: Api, clock: HandClock) -> None:
@@ -154,6 +177,20 @@ async def test_a_token_that_is_due_is_signed_again_for_the_same_guest(api: Api, 
     assert guest_of(answer) == (200, guest["subject"], "0")
     assert (renewed["subject"], renewed["version"], renewed["payload"]) == (guest["subject"], 1, {"a": 1})
     assert renewed["issued_at"] == int(clock.now_s)
+
+
+@pytest.mark.parametrize("kind", ["image", "script", "style", "font", "video", "manifest"])
+async def test_a_renewed_cookie_never_rides_on_what_shared_caches_keep(api: Api, clock: HandClock, kind: str) -> None:
+    guest = await api.issue()
+    clock.now_s += MONTH_S + 1
+    cookie = {"Cookie": f"guest={guest['token']}"}
+
+    part = await ensure(api, Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest=kind, **cookie)
+    page = await ensure(api, **NAVIGATION, **cookie)
+
+    assert guest_of(part) == (200, guest["subject"], "0")
+    assert "Set-Cookie" not in part.headers
+    assert "Set-Cookie" in page.headers
 
 
 async def test_verify_never_signs(api: Api, clock: HandClock) -> None:

@@ -17,13 +17,16 @@ VISITOR, OTHER_VISITOR = "127.0.0.2", "127.0.0.3"
 def test_a_visitor_who_invents_addresses_stays_within_the_limit(name: str, tmp_path: Path) -> None:
     # One guest in a thousand seconds for each address: no test is slow enough for a second one.
     limit = {"GUEST_RATE_LIMIT": "0.001", "GUEST_TRUSTED_PROXIES": "127.0.0.1/32"}
-    with guest_service(tmp_path, **limit) as service, echo() as app:
-        with ASKING[name](Site(service, app.port, tmp_path)) as running:
-            new = []
-            for invented in ("10.0.0.1", "10.0.0.2, 10.0.0.3", "127.0.0.1", "[::1]:80", "not an address", ""):
-                headers = [*NAVIGATION, ("X-Forwarded-For", invented), ("X-Real-IP", invented), ("Forwarded", "for=1.1.1.1")]
-                answer = send(running.port, "/", headers=headers, source=VISITOR)
-                assert answer.status == 200
-                new.append(len(guest_cookies(answer)))
-            assert new == [1, 0, 0, 0, 0, 0]
-            assert len(guest_cookies(send(running.port, "/", headers=NAVIGATION, source=OTHER_VISITOR))) == 1
+    with (
+        guest_service(tmp_path, **limit) as service,
+        echo() as app,
+        ASKING[name](Site(service, app.port, tmp_path)) as running,
+    ):
+        new = []
+        for invented in ("10.0.0.1", "10.0.0.2, 10.0.0.3", "127.0.0.1", "[::1]:80", "not an address", ""):
+            claims = [("X-Forwarded-For", invented), ("X-Real-IP", invented), ("Forwarded", "for=1.1.1.1")]
+            answer = send(running.port, "/", headers=[*NAVIGATION, *claims], source=VISITOR)
+            assert answer.status == 200
+            new.append(len(guest_cookies(answer)))
+        assert new == [1, 0, 0, 0, 0, 0]
+        assert len(guest_cookies(send(running.port, "/", headers=NAVIGATION, source=OTHER_VISITOR))) == 1
