@@ -13,6 +13,7 @@ from service.access import Access
 from service.file_store import FileStore
 from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
+from service.key_operations import KeyOperations
 from service.keys import Keys, KeysStatus
 from service.metrics import Metrics
 from service.ports import Clock, RandomBytes
@@ -41,21 +42,49 @@ def make_keys(
     random_bytes: RandomBytes = os.urandom,
 ) -> Keys:
     """The keys use case over the places that the settings name."""
-    require_cryptography_backend()
-    mint = KeyMint(settings.keys, make_key=make_key, make_codec=JoseCodec, random_bytes=random_bytes)
-    sealer = Sealer(settings.keys_secrets) if settings.keys_secrets else None
+    mint = _make_mint(settings, random_bytes)
     return Keys(
         settings.keys,
         mint=mint,
-        file=None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), sealer, mint),
-        copy=_make_copy(settings, sealer),
+        file=_make_file(settings, mint),
+        copy=_make_copy(settings),
         clock=clock,
         steady_clock=steady_clock,
     )
 
 
-def _make_copy(settings: Settings, sealer: Sealer | None) -> RingCopy | None:
+def make_key_operations(
+    settings: Settings, *, clock: Clock = time.time, random_bytes: RandomBytes = os.urandom
+) -> KeyOperations:
+    """What an operator does to the keys in the places that the settings name."""
+    mint = _make_mint(settings, random_bytes)
+    return KeyOperations(
+        settings.keys,
+        mint=mint,
+        file=_make_file(settings, mint),
+        copy=_make_copy(settings),
+        sealer=_make_sealer(settings),
+        clock=clock,
+        make_keys=lambda: make_keys(settings, clock=clock, random_bytes=random_bytes),
+    )
+
+
+def _make_mint(settings: Settings, random_bytes: RandomBytes) -> KeyMint:
+    require_cryptography_backend()
+    return KeyMint(settings.keys, make_key=make_key, make_codec=JoseCodec, random_bytes=random_bytes)
+
+
+def _make_sealer(settings: Settings) -> Sealer | None:
+    return Sealer(settings.keys_secrets) if settings.keys_secrets else None
+
+
+def _make_file(settings: Settings, mint: KeyMint) -> RingFile | None:
+    return None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), _make_sealer(settings), mint)
+
+
+def _make_copy(settings: Settings) -> RingCopy | None:
     """The settings refuse Redis without a secret: what goes there is always sealed."""
+    sealer = _make_sealer(settings)
     if settings.redis_url is None or sealer is None:
         return None
     return RingCopy(RedisCache(parse_redis_url(settings.redis_url)), sealer)

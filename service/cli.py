@@ -14,6 +14,7 @@ from service.api_client import ApiClient, CallFailed, is_ready, local_api
 from service.claims import GuestClaims
 from service.errors import GuestSessionsError, InvalidPolicy, InvalidRequest, InvalidSettings
 from service.jose_codec import inspect as decode_unverified
+from service.keys_cli import keys
 from service.merge_policies import Policy, compile_policy
 from service.merging import Candidate, merge_guests
 from service.settings import Settings
@@ -32,7 +33,8 @@ tokens_argument = click.argument("tokens", nargs=-1, metavar="[TOKEN]...")
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="guest-sessions", prog_name="guest-sessions")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     r"""Sessions for visitors who have not logged in, as long-lived signed JWTs.
 
     \b
@@ -45,6 +47,10 @@ def main() -> None:
 
     Exit codes: 0 done, 1 it did not hold (a bad token, say), 2 usage or settings.
     """
+    context.obj = load_settings
+
+
+main.add_command(keys)
 
 
 @main.command()

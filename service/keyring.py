@@ -42,6 +42,9 @@ MOVES: Final[Mapping[KeyState, tuple[KeyState, ...]]] = MappingProxyType(
 PUBLISHED: Final = frozenset({KeyState.NEXT, KeyState.ACTIVE, KeyState.RETIRED})
 """The states in the JWKS: what verifies, and what will before it signs."""
 
+_SIGNING: Final = frozenset({KeyState.NEXT, KeyState.ACTIVE})
+"""The states that sign, or will: of each there is one at most."""
+
 MOST_PUBLISHED_KEYS: Final = 128
 """A JWKS of 128 ES256 keys is 25 KB; common verifiers refuse one of a few hundred."""
 
@@ -106,7 +109,8 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def active(self) -> Key:
         """The one key that signs."""
-        return next(key for key in self.keys if key.state is KeyState.ACTIVE)
+        (active,) = (key for key in self.keys if key.state is KeyState.ACTIVE)
+        return active
 
     @property
     def staged(self) -> Key | None:
@@ -199,7 +203,7 @@ def allow_lifetime(ring: KeyRing, max_lifetime_s: int) -> KeyRing:
     """Lets the keys that sign, or will, sign tokens of up to `max_lifetime_s`; never lowers what was allowed."""
     keys = tuple(
         msgspec.structs.replace(key, max_lifetime_s=max(key.max_lifetime_s, max_lifetime_s))
-        if key.state in (KeyState.NEXT, KeyState.ACTIVE)
+        if key.state in _SIGNING
         else key
         for key in ring.keys
     )
@@ -234,6 +238,24 @@ def join(mine: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing
     if says_it_all and (newer.revision > older.revision or newer == older):
         return newer
     return _changed(newer, keys, revoked_before_s=revoked_before_s)
+
+
+def take_in(ring: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing:
+    """The ring with the keys of another deployment's as retired: they verify here and do not sign.
+
+    Their revoked keys stay revoked, and the later revocation time holds for all.
+
+    Raises:
+        KeyringDamaged: where one `kid` names two different keys.
+    """
+    known = {key.kid for key in ring.keys}
+    aside = tuple(
+        _moved(key, KeyState.RETIRED, now_s) if key.state in _SIGNING else key
+        for key in theirs.keys
+        if key.kid not in known
+    )
+    as_ours = msgspec.structs.replace(theirs, ring_id=ring.ring_id, revision=ring.revision - 1, keys=aside)
+    return join(ring, as_ours, spare=spare, now_s=now_s)
 
 
 # --- when ---
@@ -496,7 +518,7 @@ def _given(*times_s: int | None) -> list[int]:
 def _with_one_active(keys: list[Key], *, spare: Key, now_s: float) -> tuple[Key, ...]:
     """Of several active or next keys the latest stays; where none is active, the next or else `spare` becomes it."""
     active, staged = _latest(keys, KeyState.ACTIVE), _latest(keys, KeyState.NEXT)
-    aside = [key for key in keys if key.state in (KeyState.ACTIVE, KeyState.NEXT) and key not in (active, staged)]
+    aside = [key for key in keys if key.state in _SIGNING and key not in (active, staged)]
     kept = {key.kid: key for key in keys} | {key.kid: _moved(key, KeyState.RETIRED, now_s) for key in aside}
     if active is None:
         successor = staged or spare

@@ -81,6 +81,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
             click.echo("\t".join(row))
         return
     table = Table(*columns, title=title, title_justify="left")
+    table.columns[0].no_wrap = True  # names stay whole, to be copied
     for row in texts:
         table.add_row(*row)
     Console().print(table, markup=False)

@@ -155,6 +155,20 @@ def test_a_key_that_signs_is_never_safe_to_drop() -> None:
     assert make_test_ring("a", now_s=100).active.safe_to_drop_from_s is None
 
 
+def test_another_deployments_keys_verify_here_and_do_not_sign() -> None:
+    mine = make_test_ring("a", now_s=100)
+    theirs = msgspec.structs.replace(rotated(make_test_ring("b", now_s=90), "c", now_s=150), ring_id="deployment-2")
+    theirs = keyring.stage(keyring.revoke_before(theirs, 80, now_s=160), make_test_key("d", now_s=160))
+    theirs = keyring.revoke(theirs, "b", spare=make_test_key("y", now_s=170), now_s=170)
+    spare = make_test_key("z", now_s=200)
+
+    taken = keyring.take_in(mine, theirs, spare=spare, now_s=200)
+
+    assert states(taken) == {"a": "active", "b": "revoked", "c": "retired", "d": "retired"}
+    assert (taken.ring_id, taken.revision, taken.revoked_before_s) == ("deployment-1", 2, 80)
+    assert keyring.take_in(taken, theirs, spare=spare, now_s=300) is taken
+
+
 # --- when ---
 
 

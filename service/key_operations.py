@@ -1,0 +1,161 @@
+"""What an operator does to the keys, one thing at a time: init, rotate, revoke, export, import.
+
+Each is done to the file, under its lock, and then put into Redis where that is configured; the running processes follow
+by themselves. Redis being out of reach stops nothing: a running keeper puts the ring there later.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from service import keyring
+from service.errors import IllegalMove, KeyringError
+from service.keyring import KeyPolicy, KeyRing
+from service.keys import Keys, KeysStatus
+from service.ports import Clock, Sealer
+from service.ring_places import KeyMint, RingCopy, RingFile, open_file
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an operation: the ring before and after it, and how the places are."""
+
+    before: KeyRing | None
+    ring: KeyRing
+    status: KeysStatus
+
+
+class KeyOperations:
+    """Operations on the keys of one deployment. `file` None: a follower, which can only look."""
+
+    def __init__(
+        self,
+        policy: KeyPolicy,
+        *,
+        mint: KeyMint,
+        file: RingFile | None,
+        copy: RingCopy | None,
+        sealer: Sealer | None,
+        clock: Clock,
+        make_keys: Callable[[], Keys],
+    ) -> None:
+        self._policy = policy
+        self._mint = mint
+        self._file = file
+        self._copy = copy
+        self._sealer = sealer
+        self._clock = clock
+        self._make_keys = make_keys
+
+    async def ring(self) -> KeyRing:
+        """The ring, from the file or, for a follower, from Redis; raises `KeyringError` where there is none."""
+        if self._file is not None:
+            return _found(await asyncio.to_thread(self._file.read), self._file.place)
+        if self._copy is None:
+            raise KeyringError("There is neither a folder nor a Redis to read the keyring from.")
+        try:
+            return _found(await self._copy.get(), "Redis")
+        finally:
+            await self._copy.close()
+
+    async def init(self) -> Done:
+        """Makes a ring where there is none, whatever Redis holds; raises `KeyringError` where there is a file."""
+
+        def decide(current: KeyRing | None) -> KeyRing:
+            if current is not None:
+                raise IllegalMove(f"There is a keyring already, of deployment {current.ring_id}.")
+            return self._mint.ring(now_s=self._clock())
+
+        return await self._done(decide)
+
+    async def rotate(self) -> Done:
+        """Stages a key, or lets the staged one sign once it was published long enough; before that changes nothing."""
+
+        def move(ring: KeyRing) -> KeyRing:
+            now_s = self._clock()
+            due_at_s = keyring.promotion_due_at_s(ring, self._policy)
+            if due_at_s is None:
+                return keyring.stage(ring, self._mint.key(now_s=now_s))
+            return keyring.promote(ring, now_s=now_s) if due_at_s <= now_s else ring
+
+        return await self._change(move)
+
+    async def rotate_now(self) -> Done:
+        """Lets the staged key, or a fresh one, sign at once: verifiers with a cached JWKS may not know it yet."""
+
+        def move(ring: KeyRing) -> KeyRing:
+            now_s = self._clock()
+            staged = ring if ring.staged else keyring.stage(ring, self._mint.key(now_s=now_s))
+            return keyring.promote(staged, now_s=now_s)
+
+        return await self._change(move)
+
+    async def revoke(self, kid: str) -> Done:
+        """Refuses every token of one key; raises `IllegalMove` where there is none or it is revoked already."""
+
+        def move(ring: KeyRing) -> KeyRing:
+            now_s = self._clock()
+            return keyring.revoke(ring, kid, spare=self._mint.key(now_s=now_s), now_s=now_s)
+
+        return await self._change(move)
+
+    async def revoke_before(self, time_s: int) -> Done:
+        """Refuses every guest whose lineage began before `time_s`; raises `IllegalMove` for the future or less."""
+        return await self._change(lambda ring: keyring.revoke_before(ring, time_s, now_s=self._clock()))
+
+    async def import_ring(self, content: bytes) -> Done:
+        """Joins an exported ring, plain or sealed, with the one that is there; where there is none, restores it.
+
+        Raises:
+            KeyringDamaged, WrongSecret: where the content cannot be opened.
+            KeyringForeign: where it is of another deployment.
+        """
+        theirs = open_file(content, self._sealer)
+
+        def decide(current: KeyRing | None) -> KeyRing:
+            now_s = self._clock()
+            if current is None:
+                return theirs
+            return keyring.join(current, theirs, spare=self._mint.key(now_s=now_s), now_s=now_s)
+
+        return await self._done(decide)
+
+    async def import_foreign(self, content: bytes) -> Done:
+        """Takes the keys of another deployment's ring in as retired: its tokens are accepted here from now on."""
+        theirs = open_file(content, self._sealer)
+
+        def move(ring: KeyRing) -> KeyRing:
+            now_s = self._clock()
+            return keyring.take_in(ring, theirs, spare=self._mint.key(now_s=now_s), now_s=now_s)
+
+        return await self._change(move)
+
+    async def _change(self, move: Callable[[KeyRing], KeyRing]) -> Done:
+        return await self._done(lambda current: move(_found(current, "the folder")))
+
+    async def _done(self, decide: Callable[[KeyRing | None], KeyRing]) -> Done:
+        if self._file is None:
+            raise KeyringError("A follower (GUEST_KEYS_DIR=none) never writes; do this where the folder is.")
+        seen: list[KeyRing | None] = []
+
+        def observed(current: KeyRing | None) -> KeyRing:
+            seen.append(current)
+            return decide(current)
+
+        ring = await asyncio.to_thread(self._file.update, observed)
+        return Done(before=seen[-1], ring=ring, status=await self._spread())
+
+    async def _spread(self) -> KeysStatus:
+        """Brings file and Redis together, as every keeper does at its start."""
+        keys = self._make_keys()
+        try:
+            await keys.start()
+            return keys.status()
+        finally:
+            await keys.stop()
+
+
+def _found(ring: KeyRing | None, place: str) -> KeyRing:
+    if ring is None:
+        raise KeyringError(f"There is no keyring in {place}; a first start of the service, or `keys init`, makes one.")
+    return ring
