@@ -19,8 +19,9 @@ OPERATIONS: Final = ("add", "remove", "replace", "move", "copy", "test")
 """RFC 6902, section 4."""
 MAX_OPERATIONS: Final = 1_000
 """Of one JSON patch: some 20 ms of work, so that no request holds up the others."""
-MAX_WORKING_BYTES: Final = 1_048_576
-"""What a payload may grow to between two operations: `copy` may double it each time, and forty fill any memory."""
+MAX_COPIED_BYTES: Final = 262_144
+"""The sizes of the payload at each `copy` of one JSON patch, added up. Copies double a payload, forty fill any memory;
+and a copy that replaces the last one costs time without growing anything."""
 
 
 class Replace(msgspec.Struct, frozen=True):
@@ -61,7 +62,12 @@ class JsonPatch(msgspec.Struct, frozen=True):
                 "The patch is too long.", [Fault("/json_patch", f"has over {MAX_OPERATIONS} operations")]
             )
         document: Any = copy.deepcopy(payload)
+        copied_bytes = 0
         for index, operation in enumerate(self.operations):
+            _check_operation(operation, f"/json_patch/{index}")
+            if operation["op"] == "copy":
+                copied_bytes += len(msgspec.json.encode(document))
+                _check_copied(copied_bytes, f"/json_patch/{index}")
             document = _applied(document, operation, f"/json_patch/{index}")
         if not isinstance(document, dict):
             raise InvalidPatch("A payload is an object.", [Fault("/json_patch", "makes the payload something else")])
@@ -101,9 +107,17 @@ def _merged(target: object, patch: object) -> Any:
     return result
 
 
-def _applied(document: object, operation: Any, path: str) -> object:
+def _check_operation(operation: object, path: str) -> None:
     if not isinstance(operation, dict) or operation.get("op") not in OPERATIONS:
         raise InvalidPatch("The patch is malformed.", [Fault(path, "is no operation of RFC 6902")])
+
+
+def _check_copied(copied_bytes: int, path: str) -> None:
+    if copied_bytes > MAX_COPIED_BYTES:
+        raise InvalidPatch("The patch copies too much.", [Fault(path, f"makes it more than {MAX_COPIED_BYTES} bytes")])
+
+
+def _applied(document: object, operation: dict[str, Any], path: str) -> object:
     try:
         result: object = jsonpatch.apply_patch(document, [operation], in_place=True)
     except jsonpatch.JsonPatchTestFailed as error:
@@ -112,6 +126,4 @@ def _applied(document: object, operation: Any, path: str) -> object:
         # In our words: the library's would repeat the payload.
         message = f"is malformed, or there is nothing at its path to {operation['op']}"
         raise InvalidPatch("The patch does not apply.", [Fault(path, message)]) from error
-    if operation["op"] == "copy" and len(msgspec.json.encode(result)) > MAX_WORKING_BYTES:
-        raise InvalidPatch("The payload grows too large.", [Fault(path, f"passes {MAX_WORKING_BYTES} bytes")])
     return result

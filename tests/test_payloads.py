@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidPatch, PatchConflict
-from service.payloads import MAX_OPERATIONS, JsonPatch, MergePatch, Replace, depth
+from service.payloads import MAX_COPIED_BYTES, MAX_DEPTH, MAX_OPERATIONS, JsonPatch, MergePatch, Replace, depth
 
 # RFC 7396, appendix A; the rows whose target and result are objects, as payloads are.
 MERGE_PATCHES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
@@ -143,12 +143,21 @@ def test_a_patch_has_a_longest_length() -> None:
 
 
 def test_copies_of_copies_do_not_fill_the_memory() -> None:
-    double = [{"op": "copy", "from": "/a", "path": "/a/-"}]
+    double = {"op": "copy", "from": "/a", "path": "/a/-"}
 
     with pytest.raises(InvalidPatch) as caught:
-        JsonPatch(double * 100).apply({"a": ["x" * 100]})
+        JsonPatch([double] * 100).apply({"a": ["x" * 100]})
 
-    assert "bytes" in caught.value.errors[0].message or "nests" in caught.value.errors[0].message
+    assert "bytes" in caught.value.errors[0].message
+
+
+def test_copies_that_replace_each_other_do_not_take_all_the_time() -> None:
+    again = {"op": "copy", "from": "/a", "path": "/b"}
+
+    with pytest.raises(InvalidPatch) as caught:
+        JsonPatch([again] * MAX_OPERATIONS).apply({"a": [1] * 5_000})
+
+    assert caught.value.errors[0].message == f"makes it more than {MAX_COPIED_BYTES} bytes"
 
 
 def test_a_patched_payload_fits_back_into_a_request() -> None:
@@ -171,3 +180,11 @@ def test_no_patch_whatsoever_raises_anything_else(payload: dict[str, Any], opera
 @pytest.mark.parametrize(("value", "expected"), [(1, 0), ("x", 0), ({}, 1), ([], 1), ([[]], 2), ({"a": [{"b": 1}]}, 3)])
 def test_depth_counts_containers(value: object, expected: int) -> None:
     assert depth(value) == expected
+
+
+def test_depth_stops_counting_beyond_what_is_taken() -> None:
+    nested: object = 1
+    for _ in range(100):
+        nested = [nested]
+
+    assert depth(nested) == MAX_DEPTH + 1
