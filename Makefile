@@ -83,7 +83,7 @@ test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real 
 	$(GATEWAYS_BIN)/pytest --confcutdir=tests/gateways tests/gateways
 
 .PHONY: test-shop
-test-shop: $(GATEWAYS_VENV)/.made ## the demo shop, driven in headless Chromium
+test-shop: $(GATEWAYS_VENV)/.made ## the demo shop and the API page, driven in headless Chromium
 	$(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop
 
 .PHONY: screenshots
