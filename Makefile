@@ -41,6 +41,11 @@ $(GATEWAYS_VENV)/.made: requirements/gateways.txt pyproject.toml
 	@$(GATEWAYS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@echo "Installing the benchmarks' peer into $(VENV) ..."
+	@$(PIP_INSTALL) -r requirements/bench.txt
+	@touch $@
+
 .PHONY: run
 run: $(VENV)/.run ## serve on 127.0.0.1:8080 with a keyring made on first start
 	@$(BIN)/python -m service serve
@@ -98,6 +103,14 @@ demo: $(GATEWAYS_VENV)/.made ## a small shop with guest sessions, on 127.0.0.1:8
 fuzz-api: $(VENV)/.dev ## hold openapi.yaml against the live service at API=..., with EXAMPLES=... new requests an operation
 	$(BIN)/schemathesis run openapi.yaml --url $(API) --phases examples,coverage,fuzzing --max-examples $(EXAMPLES)
 
+.PHONY: bench
+bench: $(VENV)/.bench ## measure against a constant aiohttp handler and a peer; text, JSON and SVG in benchmarks/out/
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: bench-check
+bench-check: $(VENV)/.bench ## show that the benchmarks work; measures nothing
+	@$(BIN)/python -m benchmarks --quick --out benchmarks/out/check
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its form
 	$(BIN)/ruff check --fix-only .
@@ -110,6 +123,7 @@ lock: $(VENV)/.made ## resolve the dependencies anew, for every supported Python
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet --group build -c requirements/dev.txt -o requirements/build.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group gateways --constraint requirements/dev.txt -o requirements/gateways.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 .PHONY: clean
 clean: ## remove what was built, but not data/

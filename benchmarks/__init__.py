@@ -1,1 +1,1 @@
-"""What the service costs, measured."""
+"""What the service costs, measured: in processor time, and as shares of what aiohttp itself can do."""

@@ -1,0 +1,170 @@
+"""`python -m benchmarks`: every server in turn, many short rounds, medians of the ratios."""
+
+import gc
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks.load import Burst, burst
+from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, service_variables
+from benchmarks.report import (
+    CONSTANT,
+    PEER,
+    SERVICE,
+    Row,
+    Sample,
+    as_json,
+    as_svg,
+    as_text,
+    machine,
+    percentile,
+    summarise,
+)
+from benchmarks.servers import Server, answering, cores, free_port, pin, running
+
+CONNECTIONS: Final = 32
+FASTEST_PER_S: Final = 16_000
+"""No server here answers more: so many new tokens a second are made ready for a burst."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run."""
+
+    operations: tuple[Operation, ...]
+    rounds: int
+    seconds: float
+    peers: bool
+    out: Path
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--rounds", default=21, show_default=True, help="Rounds; in each, every server has its burst of each load."
+)
+@click.option("--seconds", default=0.4, show_default=True, help="Length of a burst.")
+@click.option("--only", multiple=True, type=click.Choice([each.name for each in OPERATIONS]), help="Only this.")
+@click.option("--no-peer", is_flag=True, help="Leave the peer out.")
+@click.option("--quick", is_flag=True, help="One round of short bursts: shows that all of it works, measures nothing.")
+@click.option("--out", default="benchmarks/out", show_default=True, type=click.Path(path_type=Path), help="A folder.")
+def main(*, rounds: int, seconds: float, only: Sequence[str], no_peer: bool, quick: bool, out: Path) -> None:
+    """Measure the service against a constant aiohttp handler and a peer, each pinned to one core."""
+    plan = Plan(
+        operations=tuple(each for each in OPERATIONS if not only or each.name in only),
+        rounds=1 if quick else rounds,
+        seconds=0.1 if quick else seconds,
+        peers=not no_peer,
+        out=out,
+    )
+    uvloop.run(_run(plan))
+
+
+async def _run(plan: Plan) -> None:
+    server_core, load_core = cores()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        keys_dir = Path(folder) / "keys"
+        port = free_port()
+        variables = service_variables(port=port, keys_dir=keys_dir)
+        requests = Requests(await load_tokens(variables))
+        pin(load_core)
+        service = stack.enter_context(
+            running(SERVICE, ["-m", "service", "serve"], port=port, core=server_core, variables=variables)
+        )
+        await answering(service)
+        sizes = {each.path: (each.method, await _answer_size(service, requests, each)) for each in plan.operations}
+        others = {CONSTANT: ("benchmarks.constant", msgspec.json.encode(sizes).decode())}
+        if plan.peers:
+            others[PEER] = ("benchmarks.peer", str(keys_dir / "keyring.json"))
+        servers = [service]
+        for name, (module, argument) in others.items():
+            port = free_port()
+            arguments = ["-m", module, str(port), argument]
+            servers.append(stack.enter_context(running(name, arguments, port=port, core=server_core, variables={})))
+        for server in servers:
+            await answering(server)
+        _write(await _rounds(plan, servers, requests), plan)
+
+
+async def _answer_size(server: Server, requests: Requests, operation: Operation) -> int:
+    some = islice(requests.of(operation, count=1), 1)
+    return (await burst(server.port, some, connections=1, seconds=1, expects=operation.expects)).body_bytes
+
+
+async def _rounds(plan: Plan, servers: Sequence[Server], requests: Requests) -> list[Row]:
+    samples: dict[str, list[dict[str, Sample]]] = {each.name: [] for each in plan.operations}
+    columns = TextColumn("{task.description:<32}"), BarColumn(), TextColumn("{task.completed}/{task.total}")
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=plan.rounds * len(plan.operations))
+        for number in range(plan.rounds):
+            for operation in plan.operations:
+                progress.update(task, description=operation.label[:32])
+                # Who goes first changes from round to round, as what runs before leaves its traces.
+                turn = [*servers[number % len(servers) :], *servers[: number % len(servers)]]
+                samples[operation.name].append(await _round(plan, turn, requests, operation))
+                progress.advance(task)
+    return [summarise(each, samples[each.name]) for each in plan.operations]
+
+
+async def _round(plan: Plan, servers: Sequence[Server], requests: Requests, operation: Operation) -> dict[str, Sample]:
+    found = {}
+    for server in servers:
+        if server.name == PEER and not operation.peer:
+            continue
+        found[server.name] = await _sample(plan, server, _ready(requests, operation, seconds=plan.seconds), operation)
+    return found
+
+
+def _ready(requests: Requests, operation: Operation, *, seconds: float) -> Iterator[bytes]:
+    """The requests of one burst, made before it, so that it has the core for itself."""
+    count = int(FASTEST_PER_S * seconds) if operation.needs_new_tokens else 0
+    made = requests.of(operation, count=count)
+    return iter(list(made)) if operation.needs_new_tokens else made
+
+
+async def _sample(plan: Plan, server: Server, requests: Iterator[bytes], operation: Operation) -> Sample:
+    expects = b"" if server.name == CONSTANT else operation.expects
+    gc.collect()
+    gc.disable()
+    try:
+        before_s = server.cpu_s()
+        found: Burst = await burst(
+            server.port, requests, connections=CONNECTIONS, seconds=plan.seconds, expects=expects
+        )
+        used_s = server.cpu_s() - before_s
+    finally:
+        gc.enable()
+    ordered = sorted(found.latencies_s)
+    return Sample(
+        per_s=found.per_s,
+        cpu_us=used_s / found.requests * 1e6,
+        p50_ms=percentile(ordered, 0.5) * 1e3,
+        p99_ms=percentile(ordered, 0.99) * 1e3,
+    )
+
+
+def _write(rows: Sequence[Row], plan: Plan) -> None:
+    here: dict[str, Any] = machine()
+    place = f"{here['cpus']} cores of {here['cpu']}, Linux {here['kernel']}, Python {here['python']}"
+    how = f"{plan.rounds} rounds of {plan.seconds} s, {CONNECTIONS} connections, server on one core"
+    plan.out.mkdir(parents=True, exist_ok=True)
+    text = as_text(rows, about=f"{place}\n{how}")
+    (plan.out / "benchmark.txt").write_text(text + "\n", "utf-8")
+    (plan.out / "benchmark.json").write_bytes(
+        as_json(rows, about={**here, "rounds": plan.rounds, "seconds": plan.seconds, "connections": CONNECTIONS})
+    )
+    short = f"{here['cpus']}-core VM, {here['cpu']}, Python {here['python']}; one core serves {CONNECTIONS} connections"
+    (plan.out / "benchmark.svg").write_text(as_svg(rows, about=short), "utf-8")
+    click.echo(text)
+    click.echo(f"\nWritten to {plan.out}/benchmark.txt, .json and .svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The load: a number of keep-alive connections, each with one request under way, over raw protocols.
+
+One connection costs a few microseconds a request here, so that the server is what limits.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from typing import Final, cast
+
+import msgspec
+
+ROUND_TIMEOUT_S: Final = 60.0
+_LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+class Burst(msgspec.Struct, frozen=True, kw_only=True):
+    """What one burst of load found."""
+
+    requests: int
+    seconds: float
+    latencies_s: list[float]
+    body_bytes: int
+    """Of the last answer."""
+
+    @property
+    def per_s(self) -> float:
+        """Answers a second."""
+        return self.requests / self.seconds
+
+
+class WrongAnswer(Exception):
+    """The server answered something else than the operation asks for."""
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection: sends a request, reads the answer, tells, and is then free for the next."""
+
+    def __init__(self, load: "Load") -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._sent_at_s = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Starts with the first request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own, no subclass of asyncio's
+        self._load.ready(self)
+
+    def send(self, request: bytes) -> None:
+        """Sends one request; the answer is told to the load."""
+        self._sent_at_s = time.perf_counter()
+        if self._transport is not None:
+            self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        """Adds up to a whole answer."""
+        received = self._received = self._received + data if self._received else data
+        head_end = received.find(b"\r\n\r\n")
+        if head_end < 0:
+            return
+        length = _LENGTH.search(received, 0, head_end)
+        body_bytes = int(length[1]) if length else 0
+        if len(received) < head_end + 4 + body_bytes:
+            return
+        self._received = b""
+        latency_s = time.perf_counter() - self._sent_at_s
+        self._load.answered(self, received, body_bytes=body_bytes, latency_s=latency_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A server that hangs up has failed, unless the burst is over."""
+        self._load.lost(exc)
+
+    def close(self) -> None:
+        """Hangs up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+class Load:
+    """One burst: every connection sends its next request as soon as the last one is answered."""
+
+    def __init__(self, requests: Iterator[bytes], *, ends_at_s: float, expects: bytes) -> None:
+        self._requests = requests
+        self._ends_at_s = ends_at_s
+        self._expects = expects
+        self._under_way = 0
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._body_bytes = 0
+        self._latencies_s: list[float] = []
+
+    async def over(self) -> tuple[list[float], int]:
+        """When the last answer has come: every latency, and the size of the last body."""
+        await self._over
+        return self._latencies_s, self._body_bytes
+
+    def ready(self, connection: Connection) -> None:
+        """Gives a free connection its next request, if there is to be one."""
+        request = next(self._requests, None) if time.perf_counter() < self._ends_at_s else None
+        if request is not None:
+            self._under_way += 1
+            connection.send(request)
+        elif not self._under_way and not self._over.done():
+            self._over.set_result(None)
+
+    def answered(self, connection: Connection, answer: bytes, *, body_bytes: int, latency_s: float) -> None:
+        """Counts an answer."""
+        self._under_way -= 1
+        self._body_bytes = body_bytes
+        self._latencies_s.append(latency_s)
+        if answer[9:11] != b"20" or self._expects not in answer:
+            self._fail(WrongAnswer(answer[:500].decode("latin-1")))
+            return
+        self.ready(connection)
+
+    def lost(self, error: Exception | None) -> None:
+        """A connection is gone."""
+        if not self._over.done():
+            self._fail(error or WrongAnswer("the server hung up"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self._over.done():
+            self._over.set_exception(error)
+
+
+async def burst(port: int, requests: Iterator[bytes], *, connections: int, seconds: float, expects: bytes) -> Burst:
+    """Loads the server on `port` for `seconds`, or until the requests run out.
+
+    Raises:
+        WrongAnswer: one answer was not 200 or 201, or did not contain what it should.
+    """
+    loop = asyncio.get_running_loop()
+    started_s = time.perf_counter()
+    load = Load(requests, ends_at_s=started_s + seconds, expects=expects)
+    opened: list[Connection] = []
+    try:
+        async with asyncio.timeout(ROUND_TIMEOUT_S):
+            for _ in range(connections):
+                _, connection = await loop.create_connection(lambda: Connection(load), "127.0.0.1", port)
+                opened.append(connection)
+            latencies_s, body_bytes = await load.over()
+        elapsed_s = time.perf_counter() - started_s
+    finally:
+        for connection in opened:
+            connection.close()
+    return Burst(requests=len(latencies_s), seconds=elapsed_s, latencies_s=latencies_s, body_bytes=body_bytes)
