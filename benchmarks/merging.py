@@ -81,12 +81,13 @@ def main() -> None:
     cost = median_s(lambda: merge_guests(session, [Candidate(0, guest)], policy), rounds=2000)
     compiling = median_s(lambda: compile_policy(TEN_RULES), rounds=500)
     write(f"{size} bytes into {size} bytes, ten rules: {cost * 1e6:.0f} µs; compiling: {compiling * 1e6:.0f} µs\n")
-    for name, rule in {
+    rules: dict[str, dict[str, Any]] = {
         "by_key": {"rule": "by_key", "key": "sku", "fields": {"/quantity": "sum"}},
         "union": {"rule": "union"},
         "union, keep last": {"rule": "union", "keep": "last"},
         "append": {"rule": "append"},
-    }.items():
+    }
+    for name, rule in rules.items():
         short, long = long_list(10_000, rule), long_list(100_000, rule)
         write(f"{name:17} 10,000: {short * 1e3:7.1f} ms   100,000: {long * 1e3:7.1f} ms   {long / short:5.1f} times\n")
 
