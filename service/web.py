@@ -221,7 +221,7 @@ class Api:
 
     def _policy(self, asked: str | dict[str, Any]) -> Policy:
         if isinstance(asked, dict):
-            return compile_policy(asked)
+            return compile_policy(asked, at="/policy")
         policy = self._merge_policies.get(asked)
         if policy is None:
             known = ", ".join(sorted(self._merge_policies))

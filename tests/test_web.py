@@ -486,6 +486,7 @@ async def test_policies_are_taken_by_name_or_as_they_are(api: Api) -> None:
     assert (by_name.json["payload"]["a"], inline.json["payload"]["a"]) == (1, 3)
     assert (unknown.status, unknown.json["code"], faults(unknown.json)) == (422, "invalid_policy", ["/policy"])
     assert (broken.status, broken.json["code"]) == (422, "invalid_policy")
+    assert sorted(faults(broken.json)) == ["/policy/more", "/policy/rules/~1a"]
 
 
 async def test_an_etag_spares_the_jwks(api: Api) -> None:
