@@ -1,14 +1,29 @@
 """The documentation speaks of what is there: modules, settings and metrics, each by its name."""
 
+import itertools
 import re
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
 from service import settings
+from service.cli import main
 from tests.api import Api
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL_LINES = [
+    line
+    for page in (README, OPERATIONS)
+    for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("guest-sessions ")
+]
 
 
 def names_in(text: str, cell: int) -> set[str]:
@@ -37,3 +52,15 @@ async def test_the_operator_finds_every_metric_and_no_other(api: Api) -> None:
     by_state = {f"guest_sessions_keys{name}" for name in names_in(table, 1) if name.startswith("_")}
 
     assert told | by_state == served
+
+
+@pytest.mark.parametrize("line", SHELL_LINES)
+def test_every_command_that_is_told_is_there_with_its_options(line: str) -> None:
+    words = line.partition("#")[0].split()[1:]
+    command = [*itertools.takewhile(lambda word: re.fullmatch("[a-z]+", word), words)]
+    options = [word for word in words if word.startswith("--")]
+
+    shown = CliRunner().invoke(main, [*command, "--help"])
+
+    assert shown.exit_code == 0
+    assert [option for option in options if option not in shown.output] == []
