@@ -32,6 +32,14 @@ $(VENV)/.dev: $(VENV)/.made requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.run
 
+DEMO_VENV ?= .venv-demo
+
+$(DEMO_VENV)/.made: requirements/demo.txt
+	@test -x $(DEMO_VENV)/bin/python || $(PYTHON) -m venv $(DEMO_VENV)
+	@echo "Installing the shop's locked dependencies into $(DEMO_VENV) ..."
+	@$(DEMO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/demo.txt
+	@touch $@
+
 GATEWAYS_VENV ?= .venv-gateways
 GATEWAYS_BIN := $(GATEWAYS_VENV)/bin
 
@@ -97,8 +105,8 @@ screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images anew
 	SHOP_SCREENSHOTS=docs/images $(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop -k come_together
 
 .PHONY: demo
-demo: $(GATEWAYS_VENV)/.made ## a small shop with guest sessions, on 127.0.0.1:8000
-	@$(GATEWAYS_BIN)/python examples/shop/demo.py
+demo: $(DEMO_VENV)/.made ## a small shop with guest sessions, on 127.0.0.1:8000
+	@$(DEMO_VENV)/bin/python examples/shop/demo.py
 
 .PHONY: fuzz-api
 fuzz-api: $(VENV)/.dev ## hold openapi.yaml against the live service at API=..., with EXAMPLES=... new requests an operation
@@ -123,9 +131,10 @@ lock: $(VENV)/.made ## resolve the dependencies anew, for every supported Python
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet --group build -c requirements/dev.txt -o requirements/build.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group demo --constraint requirements/dev.txt -o requirements/demo.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group gateways --constraint requirements/dev.txt -o requirements/gateways.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 .PHONY: clean
 clean: ## remove what was built, but not data/
-	rm -rf $(VENV) $(GATEWAYS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
+	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build

@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,14 @@ def environment(keys: str) -> dict[str, str]:
     }
 
 
+def require_free(port: int, variable: str) -> None:
+    """Ends with a word where somebody else has the port."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        sys.exit(f"port {port} is taken: say another with {variable}=...")
+
+
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     """Returns once the address answers; ends everything if its process dies."""
     for _ in range(200):
@@ -49,6 +58,8 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    require_free(SERVICE_PORT, "DEMO_SERVICE_PORT")
+    require_free(SHOP_PORT, "DEMO_SHOP_PORT")
     processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as keys:
         settings = environment(keys)
