@@ -7,6 +7,8 @@ port to listen on, paths below /etc. Each literal must occur, so that a test nev
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -148,6 +150,36 @@ def caddy(site: Site) -> Iterator[Running]:
         yield Running(port)
 
 
+def install_haproxy_keys(site: Site) -> None:
+    """What the example tells to run after each rotation, before the reload."""
+    keys = site.service.command("keys", "export", "--public", "--pem")
+    script = EXAMPLES / "haproxy/install-keys.sh"
+    subprocess.run([script, site.folder / "keys-pem"], input=keys, text=True, check=True)  # noqa: S603
+
+
+@contextlib.contextmanager
+def haproxy(site: Site) -> Iterator[Running]:
+    port = free_port()
+    install_haproxy_keys(site)
+    config = fill_in(
+        "haproxy/haproxy.cfg",
+        site,
+        {
+            "bind :8000": f"bind {HOST}:{port}",
+            "app app:3000": f"app {site.app}",
+            "/etc/haproxy/guest/": f"{site.folder}/keys-pem/",
+        },
+    )
+    command = [program("haproxy"), "-W", "-db", "-f", config]
+    with running(command, port=port, log=site.folder / "haproxy.log") as process:
+
+        def take_new_keys() -> None:
+            install_haproxy_keys(site)
+            process.send_signal(signal.SIGUSR2)  # what `systemctl reload haproxy` does
+
+        yield Running(port, take_new_keys)
+
+
 APACHE_MODULES = (
     "mpm_event", "authn_core", "authz_core", "authz_user", "headers", "proxy", "proxy_http", "auth_openidc",
 )  # fmt: skip
@@ -185,7 +217,7 @@ def apache(site: Site) -> Iterator[Running]:
 
 Start = Callable[[Site], contextlib.AbstractContextManager[Running]]
 
-OFFLINE: dict[str, Start] = {"envoy jwt_authn": envoy_jwt, "apache": apache}
+OFFLINE: dict[str, Start] = {"envoy jwt_authn": envoy_jwt, "haproxy": haproxy, "apache": apache}
 """Those that check tokens themselves."""
 
 ASKING: dict[str, Start] = {"envoy ext_authz": envoy_ensure, "nginx": nginx, "traefik": traefik, "caddy": caddy}

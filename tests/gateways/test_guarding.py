@@ -105,3 +105,16 @@ def test_a_body_reaches_the_application(gateway: Gateway) -> None:
     answer = send(gateway.port, "/account/address", method="POST", headers=headers, body=body)
     assert answer.status == 200
     assert (answer.json()["method"], answer.json()["body"]) == ("POST", body.decode())
+
+
+def test_a_rotation_is_picked_up_and_refuses_nobody(gateway: Gateway) -> None:
+    before = gateway.service.issue()
+    gateway.service.rotate()
+    after = gateway.service.issue()
+    assert after["key_id"] != before["key_id"]
+    gateway.running.take_new_keys()
+    wait_until(
+        lambda: send(gateway.port, "/account", headers=cookie(after["token"])).status == 200,
+        what="the gateway takes the new key",
+    )
+    assert send(gateway.port, "/account", headers=cookie(before["token"])).status == 200
