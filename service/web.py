@@ -304,7 +304,7 @@ async def _read(request: web.Request, *, media_type: str, timeout_s: float) -> b
     if not request.body_exists:
         return b""
     if not _is_media_type(headers.get(hdrs.CONTENT_TYPE), media_type):
-        raise HttpProblem("unsupported_media_type", f"Only {media_type} in UTF-8 is taken.")
+        raise HttpProblem("unsupported_media_type", f"The body must be {media_type} in UTF-8.")
     try:
         async with asyncio.timeout(timeout_s):
             return await request.read()

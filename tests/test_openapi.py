@@ -6,6 +6,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from service import claims, errors
+from service.problems import PROBLEMS
 from tests.openapi import API, ROOT, faults, resolved
 
 METHODS = ("get", "head", "post", "put", "patch", "delete", "options", "trace")
@@ -104,6 +105,16 @@ def test_every_problem_of_a_request_is_described_with_its_code() -> None:
     }
 
     assert set(error_codes(errors.GuestSessionsError)) <= described
+
+
+def test_the_example_problems_have_the_status_and_the_title_of_the_table() -> None:
+    shown = {
+        value["code"]: (value["status"], value["title"])
+        for _, _, value in examples(API)
+        if isinstance(value, dict) and "code" in value
+    }
+
+    assert shown == {code: row for code, row in PROBLEMS.items() if code != "internal_error"}
 
 
 def test_reasons_and_reserved_claims_are_those_of_the_code() -> None:
