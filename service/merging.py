@@ -18,7 +18,7 @@ from service.merge_policies import RECEIPTS, Policy
 from service.merge_rules import Change, Conflict, Fold, fold_guest
 
 MAX_RECEIPTS: Final = 64
-"""Receipts that a session carries: about 1.3 KB. A guest whose receipt fell out would merge anew."""
+"""Receipts that a session carries: about 1.1 KB. A guest whose receipt fell out would merge anew."""
 
 RECEIPT_CHARS: Final = 10
 """Characters of a guest's id in its receipt: 60 bits, so that 64 guests share one by a chance of 2^-49."""
