@@ -144,8 +144,8 @@ def fold_guest(fold: Fold, session: dict[str, Any], guest: dict[str, Any]) -> di
     rules = fold.policy.rules
     root = Place(None, "", value_at(rules), rules, fold.policy.shield)
     allowed = cut(fold, root, session, guest)
-    merged = fold_root(fold, root, session, allowed) if allowed else session
-    return merged if type(merged) is dict else session
+    merged: dict[str, Any] = fold_root(fold, root, session, allowed) if allowed else session
+    return merged
 
 
 def cut(fold: Fold, place: Place, session: Any, guest: Any) -> Any:

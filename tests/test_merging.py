@@ -364,6 +364,13 @@ def test_a_field_rule_for_the_empty_path_speaks_of_the_element_as_a_whole(rule: 
     assert folded([{"id": 1, "a": 1}], [{"id": 1, "b": 2}, {"id": 2, "b": 2}], by_id) == result
 
 
+@pytest.mark.parametrize("fields", [{}, {"": "deep"}, {"/x": "sum"}])
+def test_of_a_new_element_at_least_the_key_is_handed_over(fields: JSON) -> None:
+    policy = {"rules": {"/x": {"rule": "by_key", "key": "id", "fields": fields}}, "default": "drop"}
+
+    assert merge({}, guest({"x": [{"id": 2, "b": 2}]}), policy=policy).payload["x"] == [{"id": 2}]
+
+
 def test_fields_nest() -> None:
     inner = {"rule": "by_key", "key": "id", "fields": {"/n": {"rule": "sum", "ceiling": 9}}}
     rule = {"rule": "by_key", "key": "id", "fields": {"/box/lines": inner}}
