@@ -227,7 +227,7 @@ def _number(case: Case) -> Any:
     if not case.both_are(is_number):
         return case.refuse()
     combined = case.guest if case.is_vacant else _ARITHMETIC[case.rule.name](case.session, case.guest)
-    if not case.is_vacant and combined == case.session:
+    if combined == case.session:
         return case.session
     bounded = _clamp(combined, case.rule)
     if not in_range(bounded):
@@ -235,7 +235,7 @@ def _number(case: Case) -> Any:
         return case.session
     if bounded != combined:
         case.note("bounded")
-    return case.session if not case.is_vacant and bounded == case.session else case.take(bounded)
+    return case.session if bounded == case.session else case.take(bounded)
 
 
 def add(one: float, other: float) -> int | float:

@@ -403,6 +403,7 @@ def test_the_default_rules_within_elements_too() -> None:
         (-(2**63) + 1, -1, -(2**63)),
         (2**53 + 1, 2.0, 2**53 + 3),
         (1, 0.5, 1.5),
+        (0.5, 1, 1.5),
         (2**53 + 1, 0.5, 9007199254740994.0),
         (0.5, 0.5, 1.0),
         (1e300, 5, 1e300),
@@ -463,6 +464,7 @@ def test_floor_and_ceiling_hold_where_a_guest_contributed(
     merged = merge(start, guest({"x": from_guest}), policy={"rules": {"/x": rule}})
 
     assert merged.payload["x"] == result
+    assert [each.after for each in merged.changes] == ([] if result == session else [result])
     own = None if session == ABSENT else session
     assert conflicts(merged) == ([] if kept is None else [("/x", own, from_guest, kept, rule["rule"])])
 
