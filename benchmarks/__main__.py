@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from benchmarks.load import Burst, burst
 from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, service_variables
 from benchmarks.report import (
+    BEFORE,
     CONSTANT,
     PEER,
     SERVICE,
@@ -32,6 +33,7 @@ from benchmarks.report import (
 from benchmarks.servers import Server, answering, cores, free_port, pin, running
 
 CONNECTIONS: Final = 32
+_SERVE: Final = ("-m", "service", "serve")
 FASTEST_PER_S: Final = 16_000
 """No server here answers more: so many new tokens a second are made ready for a burst."""
 
@@ -43,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     seconds: float
     peers: bool
+    before: Path | None
     out: Path
 
 
@@ -54,14 +57,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--only", multiple=True, type=click.Choice([each.name for each in OPERATIONS]), help="Only this.")
 @click.option("--no-peer", is_flag=True, help="Leave the peer out.")
 @click.option("--quick", is_flag=True, help="One round of short bursts: shows that all of it works, measures nothing.")
+@click.option("--before", type=click.Path(path_type=Path), help="A checkout of an earlier state, to measure as well.")
 @click.option("--out", default="benchmarks/out", show_default=True, type=click.Path(path_type=Path), help="A folder.")
-def main(*, rounds: int, seconds: float, only: Sequence[str], no_peer: bool, quick: bool, out: Path) -> None:
+def main(
+    *, rounds: int, seconds: float, only: Sequence[str], no_peer: bool, quick: bool, before: Path | None, out: Path
+) -> None:
     """Measure the service against a constant aiohttp handler and a peer, each pinned to one core."""
     plan = Plan(
         operations=tuple(each for each in OPERATIONS if not only or each.name in only),
         rounds=1 if quick else rounds,
         seconds=0.1 if quick else seconds,
         peers=not no_peer,
+        before=before,
         out=out,
     )
     uvloop.run(_run(plan))
@@ -75,9 +82,7 @@ async def _run(plan: Plan) -> None:
         variables = service_variables(port=port, keys_dir=keys_dir)
         requests = Requests(await load_tokens(variables))
         pin(load_core)
-        service = stack.enter_context(
-            running(SERVICE, ["-m", "service", "serve"], port=port, core=server_core, variables=variables)
-        )
+        service = stack.enter_context(running(SERVICE, _SERVE, port=port, core=server_core, variables=variables))
         await answering(service)
         sizes = {each.path: (each.method, await _answer_size(service, requests, each)) for each in plan.operations}
         others = {CONSTANT: ("benchmarks.constant", msgspec.json.encode(sizes).decode())}
@@ -88,6 +93,11 @@ async def _run(plan: Plan) -> None:
             port = free_port()
             arguments = ["-m", module, str(port), argument]
             servers.append(stack.enter_context(running(name, arguments, port=port, core=server_core, variables={})))
+        if plan.before is not None:
+            port = free_port()
+            variables = service_variables(port=port, keys_dir=keys_dir)
+            serve = running(BEFORE, _SERVE, port=port, core=server_core, variables=variables, folder=plan.before)
+            servers.append(stack.enter_context(serve))
         for server in servers:
             await answering(server)
         _write(await _rounds(plan, servers, requests), plan)

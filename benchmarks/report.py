@@ -14,6 +14,7 @@ from benchmarks.operations import Operation
 CONSTANT: Final = "constant"
 SERVICE: Final = "guest-sessions"
 PEER: Final = "FastAPI + PyJWT"
+BEFORE: Final = "before"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,15 +76,19 @@ def machine() -> dict[str, Any]:
 def as_text(rows: Sequence[Row], *, about: str) -> str:
     """A table for a terminal."""
     head = f"{'operation':<47}{'constant':>10}{'service':>10}{'µs cpu':>8}{'ratio':>7}{'by cpu':>8}{'floor':>7}"
-    lines = [about, "", f"{head}{'aim':>6}{'p50 ms':>8}{'p99 ms':>8}   {PEER}"]
+    lines = [about, "", f"{head}{'aim':>6}{'p50 ms':>8}{'p99 ms':>8}   others' ratio"]
     for row in rows:
         operation = row.operation
-        peer = f"{row.ratio[PEER]:.2f} (by cpu {row.cpu_ratio[PEER]:.2f})" if PEER in row.ratio else "-"
+        others = [
+            f"{name} {row.ratio[name]:.2f} (by cpu {row.cpu_ratio[name]:.2f})"
+            for name in (PEER, BEFORE)
+            if name in row.ratio
+        ]
         lines.append(
             f"{operation.label:<47}{row.per_s[CONSTANT]:>10,.0f}{row.per_s[SERVICE]:>10,.0f}"
             f"{row.cpu_us[SERVICE]:>8.1f}{row.ratio[SERVICE]:>7.2f}{row.cpu_ratio[SERVICE]:>8.2f}"
             f"{_number(operation.floor):>7}{_number(operation.aim):>6}"
-            f"{row.p50_ms[SERVICE]:>8.2f}{row.p99_ms[SERVICE]:>8.2f}   {peer}"
+            f"{row.p50_ms[SERVICE]:>8.2f}{row.p99_ms[SERVICE]:>8.2f}   {', '.join(others)}"
         )
     return "\n".join([*lines, "", "constant, service: answers a second of one core; ratio: service / constant"])
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -51,15 +52,22 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    name: str, arguments: Sequence[str], *, port: int, core: int | None, variables: Mapping[str, str]
+    name: str,
+    arguments: Sequence[str],
+    *,
+    port: int,
+    core: int | None,
+    variables: Mapping[str, str],
+    folder: Path | None = None,
 ) -> Iterator[Server]:
-    """Runs `python ARGUMENTS` on `core` while the context lasts."""
+    """Runs `python ARGUMENTS` on `core`, in `folder`, while the context lasts."""
     before = os.sched_getaffinity(0)
     pin(core)
     try:
         process = subprocess.Popen(  # noqa: S603 - our own servers
             [sys.executable, *arguments],
             env={**os.environ, **variables},
+            cwd=folder,
             stdout=subprocess.DEVNULL,
         )
     finally:

@@ -23,6 +23,7 @@ from service.merging import Candidate, MergeResult, Skipped, merge_guests
 from service.payloads import Change
 from service.ports import Clock, KeySource, RandomBytes, SigningKeys
 from service.settings import TokenPolicy
+from service.token_memory import Found, TokenMemory
 
 TOKEN_ID_BYTES: Final = 12
 """96 bits: among a trillion tokens two are alike with a chance of about 1 in 160,000 (n² / 2^97)."""
@@ -69,6 +70,8 @@ class Tokens:
         self._keys = keys
         self._clock = clock
         self._random_bytes = random_bytes
+        self._memory = TokenMemory()
+        self._remembered_under: SigningKeys | None = None
 
     def issue(
         self,
@@ -138,8 +141,7 @@ class Tokens:
         """
         keys = self._signing_keys()
         now_s = self._clock()
-        key, body = keys.codec.verify(raw_token)
-        verified = claims.parse(_decode_claims(body))
+        key, verified = self._signed_claims(keys, raw_token)
         claims.check(
             verified,
             issuers=self._policy.issuers,
@@ -153,6 +155,18 @@ class Tokens:
             size_bytes=len(raw_token),
             refresh_due=key.state is KeyState.RETIRED or now_s - verified.issued_at_s > self._policy.renew_after_s,
         )
+
+    def _signed_claims(self, keys: SigningKeys, raw_token: str) -> Found:
+        """The key and the claims of a token with a good signature; not yet held against time or policy."""
+        if keys is not self._remembered_under:
+            # Another ring may have revoked a key: nothing that was found good under the last one counts any more.
+            self._memory, self._remembered_under = TokenMemory(), keys
+        found = self._memory.find(raw_token)
+        if found is None:
+            key, body = keys.codec.verify(raw_token)
+            found = key, claims.parse(_decode_claims(body))
+            self._memory.put(raw_token, found, body=body)
+        return found
 
     def merge(
         self,
@@ -234,7 +248,9 @@ class Tokens:
 
 def _decode_claims(body: bytes) -> dict[str, Any]:
     try:
-        decoded: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
+        return _CLAIMS.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidToken("malformed") from error
-    return decoded
+
+
+_CLAIMS: Final = msgspec.json.Decoder(dict[str, Any])

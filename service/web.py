@@ -116,7 +116,7 @@ class Api:
         try:
             token = self._tokens.verify(asked.token, audience=wire.audience_list(asked.audience))
         except InvalidToken as error:
-            self._metrics.refused(error.reason)
+            self._metrics.token(error.reason)
             return _json({"active": False, "reason": error.reason})
         self._metrics.token("verified")
         expires_in_s = token.claims.expires_at_s - int(self._clock())
@@ -129,7 +129,7 @@ class Api:
         try:
             token = self._tokens.verify(raw_token)
         except InvalidToken as error:
-            self._metrics.refused(error.reason)
+            self._metrics.token(error.reason)
             return _json({"active": False})
         self._metrics.token("verified")
         return _json({"active": True, **token.claims.to_json()})
@@ -154,8 +154,10 @@ class Api:
     async def auth(self, request: web.Request) -> web.Response:
         """`/v1/auth`, any method, any path below: for gateways."""
         headers = request.headers
-        if request.query.get("mode") == "ensure":
+        if request.query_string and request.query.get("mode") == "ensure":
             identity = self._gateway.ensure(headers, method=request.method, peer=request.remote)
+            if identity["X-Guest-New"] == "1":
+                self._metrics.token("minted")
             return web.Response(status=200, headers={**identity, **_AUTH})
         verified = self._gateway.verify(headers)
         if verified is None:
@@ -263,6 +265,8 @@ class Api:
         return web.get(path, self._timed(path, handler))
 
     def _timed(self, route: str, handler: Handler) -> Handler:
+        meter = self._metrics.meter(route)
+
         async def timed(request: web.Request) -> web.StreamResponse:
             started_s = perf_counter()
             try:
@@ -271,7 +275,7 @@ class Api:
                 raise
             except Exception as error:  # noqa: BLE001 - logged where it is not an expected one
                 response = failure_response(error, request)
-            self._metrics.request(route, response.status, seconds=perf_counter() - started_s)
+            meter.answered(response.status, seconds=perf_counter() - started_s)
             return response
 
         return timed
@@ -306,6 +310,8 @@ async def _read(request: web.Request, *, media_type: str, timeout_s: float) -> b
     if not _is_media_type(headers.get(hdrs.CONTENT_TYPE), media_type):
         raise HttpProblem("unsupported_media_type", f"The body must be {media_type} in UTF-8.")
     try:
+        if request.content.is_eof():
+            return await request.read()  # has come already, with the head: nothing to wait for
         async with asyncio.timeout(timeout_s):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:

@@ -1,0 +1,80 @@
+"""The quick look at a body gives what the close one gives, or nothing."""
+
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from service import wire
+from service.errors import GuestSessionsError
+from service.wire import IssueRequest
+
+_leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=5)
+    | st.sampled_from(["\ud800", ":", "a:b", '"', "0" * 20, "\\", "\x00", "\u003a"])
+)
+_values = st.recursive(
+    _leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=4)
+)
+_bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "payload": st.dictionaries(st.text(max_size=2), _values, max_size=4),
+        "claims": _values,
+        "ttl": st.integers(-1, 100) | st.floats(0, 5),
+        "subject": st.text(max_size=3),
+        "cookie": st.booleans(),
+        "audience": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2),
+        "further": _values,
+    },
+)
+
+
+def outcome(raw: bytes) -> tuple[str, Any]:
+    try:
+        return "good", wire.decode(raw, IssueRequest)
+    except GuestSessionsError as error:
+        return error.code, error.facts
+
+
+def closely(raw: bytes) -> tuple[str, Any]:
+    """The same body by the close look alone."""
+    try:
+        return "good", msgspec.convert(wire.decode_object(raw), IssueRequest)
+    except GuestSessionsError as error:
+        return error.code, error.facts
+    except msgspec.ValidationError:
+        return "invalid_request", None
+
+
+@settings(max_examples=300)
+@given(_bodies, st.sampled_from([(",", ":"), (", ", ": ")]))
+@example({"payload": {"a": 2**64 - 1}}, (",", ":"))
+@example({"payload": {"a": 2**64}}, (",", ":"))
+@example({"payload": {"a": -(2**63) - 1}}, (",", ":"))
+def test_a_body_comes_out_as_if_looked_at_closely(body: dict[str, Any], separators: tuple[str, str]) -> None:
+    for escaped in (True, False):
+        raw = json.dumps(body, ensure_ascii=escaped, separators=separators).encode("utf-8", "surrogatepass")
+
+        code, value = outcome(raw)
+
+        expected_code, expected = closely(raw)
+        assert code == expected_code
+        if code == "good":
+            assert value == expected
+
+
+@given(st.text(max_size=3), st.integers(0, 5))
+def test_a_member_given_twice_is_never_taken(name: str, value: int) -> None:
+    member = f"{json.dumps(name)}:{value}"
+
+    assert outcome(f'{{"payload":{{{member},{member}}}}}'.encode())[0] == "malformed_request"
+    assert outcome(f'{{"payload":{{":":1,{member},"b":{{{member},"c":2,{member}}}}}}}'.encode())[0] == (
+        "malformed_request"
+    )
