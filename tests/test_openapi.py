@@ -2,10 +2,13 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import jwt
+import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from service import claims, errors
+from service.merge_policies import compile_policy
+from service.merging import Candidate, merge_guests
 from service.problems import PROBLEMS
 from tests.openapi import API, ROOT, faults, resolved
 
@@ -95,6 +98,22 @@ def test_the_example_tokens_verify_under_the_example_keys_and_say_what_stands_be
         "ver": answer["version"],
         "payload": answer["payload"],
     }
+
+
+def test_the_example_of_a_merge_is_what_the_merge_gives() -> None:
+    operation = API["paths"]["/v1/merge"]["post"]
+    asked = operation["requestBody"]["content"]["application/json"]["examples"]["cart"]["value"]
+    told = example_at("/v1/merge", "200", "cart")
+    candidates = [
+        Candidate(index, claims.parse(jwt.decode(token, options={"verify_signature": False})))
+        for index, token in enumerate(asked["tokens"])
+        if token is not None
+    ]
+
+    merged = merge_guests(asked["session"], candidates, compile_policy(asked["policy"]))
+
+    answer = {name: getattr(merged, name) for name in ("payload", "merged", "guests", "skipped", "conflicts")}
+    assert msgspec.json.decode(msgspec.json.encode(answer)) == {name: told[name] for name in answer}
 
 
 def test_every_problem_of_a_request_is_described_with_its_code() -> None:
