@@ -266,7 +266,7 @@ def _list(case: Case) -> Any:
     conflicts, changes = len(case.fold.conflicts), len(case.fold.changes)
     merged = own + case.guest if case.rule.name == "append" else _union(case, own)
     kept = _limit(case, own, merged)
-    if kept is own and kept is not merged:
+    if kept is own:
         del case.fold.conflicts[conflicts:], case.fold.changes[changes:]
     if kept is not merged:
         case.note("session" if kept is own else "bounded")
@@ -292,7 +292,7 @@ def _newest(values: list[Any], limit: int, shield: Shield) -> list[Any] | None:
     pinned = {index for index, value in enumerate(values) if protected_part(value, shield) is not MISSING}
     room = limit - len(pinned)
     if room <= 0:
-        return None if pinned else []
+        return None
     loose = [index for index in range(len(values)) if index not in pinned]
     stay = pinned.union(loose[-room:])
     return [value for index, value in enumerate(values) if index in stay]
@@ -356,7 +356,7 @@ def _element(case: Case, index: int, session: Any, guest: dict[str, Any]) -> Any
 
 def protected_part(value: Any, shield: Shield) -> Any:
     """What of the value is protected, in its place; a list is so as a whole. `MISSING` where nothing is."""
-    if not shield or value is MISSING:
+    if not shield:
         return MISSING
     if shield.value:
         return value

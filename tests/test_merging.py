@@ -523,6 +523,10 @@ def test_at_its_limit_a_list_still_merges_by_key() -> None:
 
     assert result.payload["x"] == [{"sku": "a", "qty": 2}, {"sku": "b", "qty": 1}]
     assert [(each.path, each.kept) for each in result.conflicts] == [("/x", "bounded")]
+    assert [(each.path, each.before, each.after) for each in result.changes] == [
+        ("/x/0/qty", 1, 2),
+        ("/x", lines, result.payload["x"]),
+    ]
 
 
 def test_bounds_hold_in_elements_that_a_guest_brought() -> None:
