@@ -10,6 +10,7 @@ from contextlib import suppress
 from aiohttp import web
 
 from service.access import Access
+from service.connections import HEAD_TIMEOUT_S, Runner
 from service.file_store import FileStore
 from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
@@ -17,7 +18,6 @@ from service.key_operations import KeyOperations
 from service.keys import Keys, KeysStatus
 from service.metrics import Metrics
 from service.ports import Clock, RandomBytes
-from service.problems import problem_middleware
 from service.redis_cache import RedisCache
 from service.redis_url import parse_redis_url
 from service.ring_places import KeyMint, RingCopy, RingFile
@@ -29,9 +29,6 @@ from service.web import BODY_TIMEOUT_S, Api
 logger = logging.getLogger("guest_sessions.app")
 
 KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
-
-HEADER_BYTES = 32_768
-"""For one header line: twice what a request's headers may come to, so that a full cookie jar is no error."""
 
 
 def make_keys(
@@ -114,24 +111,16 @@ def make_app(
         clock=clock,
         body_timeout_s=body_timeout_s,
     )
-    app = web.Application(middlewares=[problem_middleware], client_max_size=settings.max_body_bytes)
+    app = web.Application(client_max_size=settings.max_body_bytes)
     app[KEYS] = keys
     app.add_routes(api.routes())
     app.cleanup_ctx.append(_follow_keys)
     return app
 
 
-def make_runner(app: web.Application) -> web.AppRunner:
-    """The application behind aiohttp's server, set so that no request can stall or crowd out the others."""
-    return web.AppRunner(
-        app,
-        access_log=None,
-        auto_decompress=False,
-        max_line_size=HEADER_BYTES,
-        max_field_size=HEADER_BYTES,
-        keepalive_timeout=75,
-        shutdown_timeout=10,
-    )
+def make_runner(app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S) -> web.AppRunner:
+    """The application behind a server whose connections no client can stall or crowd out."""
+    return Runner(app, head_timeout_s=head_timeout_s)
 
 
 async def _follow_keys(app: web.Application) -> AsyncIterator[None]:

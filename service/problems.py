@@ -1,4 +1,4 @@
-"""The one table from an error to its answer: RFC 9457 problem documents, and the middleware that gives them.
+"""The one table from an error to its answer: RFC 9457 problem documents.
 
 An error of `errors` has a row here; anything else is a bug: logged with its request id, answered as a plain 500.
 """
@@ -90,7 +90,7 @@ def problem_response(error: GuestSessionsError, *, request_id: str) -> web.Respo
     return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
 
 
-def failure_response(error: Exception, request: web.Request) -> web.Response:
+def failure_response(error: Exception, request: web.BaseRequest) -> web.Response:
     """The answer to a request that failed with whatever `error`: expected, of aiohttp's own, or a bug."""
     request_id = request_id_of(request)
     if isinstance(error, web.HTTPException):
@@ -102,16 +102,7 @@ def failure_response(error: Exception, request: web.Request) -> web.Response:
     return problem_response(error, request_id=request_id)
 
 
-@web.middleware
-async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """For what fails before a handler of ours is found: unknown paths, methods not allowed."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return failure_response(error, request)
-
-
-def request_id_of(request: web.Request) -> str:
+def request_id_of(request: web.BaseRequest) -> str:
     """The caller's `X-Request-Id` where it is fit for a log, else a new one."""
     given = request.headers.get("X-Request-Id", "")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

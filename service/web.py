@@ -305,23 +305,30 @@ async def _read(request: web.Request, *, media_type: str, timeout_s: float) -> b
     headers = request.headers
     if hdrs.CONTENT_ENCODING in headers:
         raise HttpProblem("unsupported_media_type", "No Content-Encoding is taken.")
+    if (request.content_length or 0) > request.client_max_size:
+        raise _too_large(request)
     if not request.body_exists:
         return b""
     if not _is_media_type(headers.get(hdrs.CONTENT_TYPE), media_type):
         raise HttpProblem("unsupported_media_type", f"The body must be {media_type} in UTF-8.")
+    if headers.get(hdrs.TRANSFER_ENCODING, "chunked").lower() != "chunked":
+        raise HttpProblem("unsupported_media_type", "No Transfer-Encoding but chunked is taken.")
     try:
         if request.content.is_eof():
             return await request.read()  # has come already, with the head: nothing to wait for
         async with asyncio.timeout(timeout_s):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
-        limit = request.client_max_size
-        detail = f"The body is longer than {limit} bytes."
-        raise HttpProblem("request_too_large", detail, facts={"limit": limit}) from error
+        raise _too_large(request) from error
     except TimeoutError as error:
         raise HttpProblem("request_timeout", f"The body did not come within {timeout_s:g} s.") from error
     except web.RequestPayloadError as error:
         raise HttpProblem("malformed_request", "The body's transfer coding is broken.") from error
+
+
+def _too_large(request: web.Request) -> HttpProblem:
+    limit = request.client_max_size
+    return HttpProblem("request_too_large", f"The body is longer than {limit} bytes.", facts={"limit": limit})
 
 
 def _is_media_type(header: str | None, media_type: str) -> bool:

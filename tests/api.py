@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from service.app import make_app, make_runner
+from service.connections import HEAD_TIMEOUT_S
 from service.settings import Settings
 from service.web import BODY_TIMEOUT_S
 from tests.openapi import check_answer
@@ -85,10 +86,13 @@ async def serving(folder: Path, clock: HandClock) -> AsyncIterator[Callable[...,
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
         )
 
-        async def start(*, body_timeout_s: float = BODY_TIMEOUT_S, **variables: str) -> Api:
+        async def start(
+            *, body_timeout_s: float = BODY_TIMEOUT_S, head_timeout_s: float = HEAD_TIMEOUT_S, **variables: str
+        ) -> Api:
             given = {"GUEST_KEYS_DIR": str(folder / "keys"), **variables}
             settings = Settings.from_mapping(given)
-            runner = make_runner(make_app(settings, clock=clock, body_timeout_s=body_timeout_s))
+            app = make_app(settings, clock=clock, body_timeout_s=body_timeout_s)
+            runner = make_runner(app, head_timeout_s=head_timeout_s)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -1,0 +1,151 @@
+"""The client connections: aiohttp's server, with a bound on a request's head and our own answers to what it refuses.
+
+aiohttp by itself waits 75 s for the rest of a head, lets one grow to megabytes, logs a malformed header line whole (an
+API key in it included), echoes it, and names its version. Knows nothing of routes.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from service.errors import GuestSessionsError
+from service.problems import HttpProblem, failure_response, problem_response
+
+logger = logging.getLogger("guest_sessions.connections")
+
+HEAD_TIMEOUT_S: Final = 5.0
+"""For request line and headers, from the first byte that came without the last: as long as for a body."""
+MAX_LINE_BYTES: Final = 32_768
+"""For one line of the head: twice what a request's headers may come to, so that a full cookie jar is no error."""
+MAX_HEAD_BYTES: Final = 2 * MAX_LINE_BYTES
+"""For all lines together; aiohttp alone would keep 128 of the longest, 4 MiB, for each connection."""
+KEEPALIVE_S: Final = 75.0
+"""Longer than the gateways keep an idle connection (60 s mostly), so that none is closed under a request."""
+LINGERING_S: Final = 2.0
+"""For the rest of a body that was refused unread, so that its sender sees the answer and no reset connection."""
+SHUTDOWN_S: Final = 10.0
+"""For requests under way when the service is told to end: twice what a body may take."""
+
+
+class Runner(web.AppRunner):
+    """Runs an application over guarded connections."""
+
+    def __init__(self, app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGERING_S,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        self._head_timeout_s = head_timeout_s
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(made, head_timeout_s=self._head_timeout_s)
+
+
+class _Server(web.Server):
+    """Makes our connections where aiohttp's server would make its own."""
+
+    def __init__(self, made: web.Server, *, head_timeout_s: float) -> None:
+        super().__init__(made.request_handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - what the application set
+        self._head_timeout_s = head_timeout_s
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, head_timeout_s=self._head_timeout_s, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """One client's connection. A head is under way while bytes have come and no request waits or runs."""
+
+    __slots__ = ("_head_bytes", "_head_timeout_s", "_head_timer")
+
+    def __init__(self, manager: web.Server, *, head_timeout_s: float, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._head_timeout_s = head_timeout_s
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        super().data_received(data)
+        if self._waiter is not None and not self._waiter.done():
+            self._go_on_with_head(len(data))
+        elif self._head_timer is not None:
+            self._end_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client has gone, or was sent away."""
+        self._end_head()
+        super().connection_lost(exc)
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Sends an answer; those that aiohttp itself gives (404, 405, 417) become problems of ours."""
+        if isinstance(resp, web.HTTPException):
+            resp = failure_response(resp, request)
+        if not request.body_exists and request.content_length:
+            # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
+            resp.force_close()
+        return super().finish_response(request, resp, start_time)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what aiohttp's parser refused, or to a failure outside of any handler."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size:
+            raise ConnectionError("there is nobody to answer, or the answer is half sent")
+        error: Exception = RuntimeError(message or HTTPStatus(status).phrase)
+        if isinstance(exc, HttpProcessingError):
+            # Its message repeats what was sent, so that neither the log nor the answer may have it.
+            logger.debug("malformed request", extra={"peer": request.remote, "fault": type(exc).__name__})
+            error = HttpProblem("malformed_request", "This is no HTTP/1.1 request that this service takes.")
+        elif isinstance(exc, Exception):
+            error = exc
+        response = failure_response(error, request)
+        response.force_close()
+        return response
+
+    def _go_on_with_head(self, further_bytes: int) -> None:
+        self._head_bytes += further_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HttpProblem("malformed_request", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."))
+        elif self._head_timer is None:
+            detail = f"The request's head did not come within {self._head_timeout_s:g} s."
+            problem = HttpProblem("request_timeout", detail)
+            self._head_timer = self._loop.call_later(self._head_timeout_s, self._refuse, problem)
+
+    def _end_head(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, problem: GuestSessionsError) -> None:
+        """Answers before there is a request, and closes."""
+        if self.transport is not None:
+            self.transport.write(_encoded(problem_response(problem, request_id=secrets.token_hex(16))))
+        self.force_close()
+
+
+def _encoded(response: web.Response) -> bytes:
+    body = response.body
+    assert isinstance(body, bytes)  # noqa: S101 - for the types: a problem's body is
+    headers = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
