@@ -97,16 +97,13 @@ def inspect(raw_token: str) -> dict[str, Any]:
         raise InvalidToken("malformed") from error
 
 
-def require_cryptography_backend() -> None:
+def require_cryptography_backend(found: tuple[type, type] = (backends.ECKey, backends.RSAKey)) -> None:
     """Refuses the pure-Python `ecdsa` that python-jose falls back to in silence: it leaks its key through timing.
 
     Raises:
         RuntimeError: on that back end (CVE-2024-23342).
     """
-    if (backends.ECKey, backends.RSAKey) != (
-        cryptography_backend.CryptographyECKey,
-        cryptography_backend.CryptographyRSAKey,
-    ):
+    if found != (cryptography_backend.CryptographyECKey, cryptography_backend.CryptographyRSAKey):
         raise RuntimeError("python-jose runs without its cryptography back end; install python-jose[cryptography]")
 
 

@@ -20,7 +20,7 @@ from service.json_values import equal, pointer
 from service.keyring import Key, KeyState
 from service.merge_policies import Policy
 from service.merging import Candidate, MergeResult, Skipped, merge_guests
-from service.payloads import Change
+from service.payloads import MAX_DEPTH, Change, depth
 from service.ports import Clock, KeySource, RandomBytes, SigningKeys
 from service.settings import TokenPolicy
 from service.token_memory import Found, TokenMemory
@@ -164,7 +164,7 @@ class Tokens:
         found = self._memory.find(raw_token)
         if found is None:
             key, body = keys.codec.verify(raw_token)
-            found = key, claims.parse(_decode_claims(body))
+            found = key, claims.parse(decode_claims(body))
             self._memory.put(raw_token, found, body=body)
         return found
 
@@ -246,11 +246,21 @@ class Tokens:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
 
 
-def _decode_claims(body: bytes) -> dict[str, Any]:
+def decode_claims(body: bytes) -> dict[str, Any]:
+    """The claims' JSON of a good signature as an object.
+
+    Raises:
+        InvalidToken: `malformed`, where it is anything else, or deeper than what is ever signed here: somebody else who
+            has the key must not crash what walks through the payload.
+    """
     try:
-        return _CLAIMS.decode(body)
+        decoded = _CLAIMS.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidToken("malformed") from error
+    # As many brackets as levels are needed for depth; most tokens have fewer, and their depth need not be measured.
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and depth(decoded) > MAX_DEPTH:
+        raise InvalidToken("malformed")
+    return decoded
 
 
 _CLAIMS: Final = msgspec.json.Decoder(dict[str, Any])
