@@ -28,8 +28,12 @@ class Gateway:
 
 
 def _start(name: str, folder: Path) -> Iterator[Gateway]:
-    # Keys are published for at least twice the JWKS max-age before they sign.
-    with guest_service(folder, GUEST_JWKS_MAX_AGE="1", GUEST_AUTH_HEADERS="payload,token") as service, echo() as app:
+    # A key is published for twice the JWKS max-age before it signs; HAProxy has to be given it by hand in that time.
+    max_age_s = "5" if name == "haproxy" else "1"
+    with (
+        guest_service(folder, GUEST_JWKS_MAX_AGE=max_age_s, GUEST_AUTH_HEADERS="payload,token") as service,
+        echo() as app,
+    ):
         site = Site(service, app.port, folder)
         with (OFFLINE | ASKING)[name](site) as running:
             yield Gateway(name, running, app, site)

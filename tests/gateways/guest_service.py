@@ -54,10 +54,6 @@ class GuestService:
         )
         return token
 
-    def key_ids(self) -> set[str]:
-        """The `kid`s in the JWKS."""
-        return {key["kid"] for key in send(self.port, "/.well-known/jwks.json").json()["keys"]}
-
     def command(self, *arguments: str) -> str:
         """What the command line prints for this service's keyring."""
         done = subprocess.run(  # noqa: S603  (our own command line)
@@ -65,13 +61,11 @@ class GuestService:
         )
         return done.stdout
 
-    def rotate(self) -> str:
-        """Makes another key the active one; the new one's `kid`, once the service signs with it."""
+    def rotate_now(self) -> None:
+        """Retires the active key; returns once the service signs with another one."""
         before = self.issue()["key_id"]
         self.command("keys", "rotate", "--now")
         wait_until(lambda: self.issue()["key_id"] != before, what="the service signs with the next key", within_s=15)
-        kid: str = self.issue()["key_id"]
-        return kid
 
 
 @contextlib.contextmanager
