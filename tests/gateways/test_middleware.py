@@ -149,11 +149,15 @@ def test_without_the_service_known_guests_stay_and_no_cookie_is_replaced(framewo
         service = life.enter_context(guest_service(tmp_path, GUEST_API_KEYS=API_KEY))
         with application(framework, service, tmp_path) as warm, application(framework, service, tmp_path) as cold:
             token = new_guest(warm)
+            session = warm.post("/login", {}, []).json()["session"]
             life.close()
             assert warm.page([*NAVIGATION, *cookie(token)]).json()["guest"]["sub"].startswith("G-")
             for answer in (warm.page(NAVIGATION), cold.page([*NAVIGATION, *cookie(token)])):
                 assert answer.json() == {"guest": None}
                 assert guest_cookies(answer) == []
+            login = warm.post("/login", {}, cookie(token))
+            assert login.json() == {"session": session, "merged": False}
+            assert guest_cookies(login) == []
 
 
 def test_an_expired_token_is_no_guest(framework: str, tmp_path: Path) -> None:
@@ -162,6 +166,23 @@ def test_an_expired_token_is_no_guest(framework: str, tmp_path: Path) -> None:
         wait_until(
             lambda: not app.page(cookie(token)).json()["guest"], what="the application refuses it too", within_s=5
         )
+
+
+def test_a_guest_that_was_revoked_by_time_starts_anew_with_the_next_change(framework: str, tmp_path: Path) -> None:
+    """An offline check cannot see such a revocation; the service's answer to a change tells."""
+    with guest_service(tmp_path) as service, application(framework, service, tmp_path) as app:
+        guest = service.issue()
+        # The clock has to be past the second of the token's `orig_iat`.
+        wait_until(lambda: service.issue()["issued_at"] > guest["issued_at"], what="the second is over")
+        service.command("keys", "revoke", "--before", "now")
+        wait_until(
+            lambda: service.post("/v1/verify", {"token": guest["token"]}).json().get("reason") == "revoked",
+            what="the service refuses the guest",
+        )
+        [set_cookie] = guest_cookies(app.post("/cart", ["cup"], cookie(guest["token"])))
+        claims = app.page(cookie(token_in(set_cookie))).json()["guest"]
+        assert claims["sub"] != guest["subject"]
+        assert claims["payload"] == {"cart": ["cup"]}
 
 
 def test_an_old_token_is_renewed_on_a_page_and_nowhere_else(framework: str, tmp_path: Path) -> None:

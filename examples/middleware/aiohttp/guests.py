@@ -15,6 +15,9 @@ import aiohttp
 import jwt
 from aiohttp import web
 
+OUTAGE = (jwt.PyJWKClientConnectionError, aiohttp.ClientError, TimeoutError)
+log = logging.getLogger(__name__)
+
 
 def is_page(request: web.Request) -> bool:
     """Whether a person opens a page: bots, prefetches and fetch() get no guest."""
@@ -42,14 +45,16 @@ class GuestSessions:
 
     async def save(self, request: web.Request, payload: dict[str, Any]) -> None:
         """Replaces the guest's payload; makes a guest where there is none yet."""
-        token = request["guest"] and request["guest_token"]
-        path, body = ("/v1/refresh-payload", {"token": token}) if token else ("/v1/issue", {})
-        await self._call(request, path, {**body, "payload": payload})
+        await self._write(request, {"payload": payload})
 
     async def hand_over(self, request: web.Request, session: dict[str, Any], **options: Any) -> dict[str, Any]:
-        """The merge's answer: store its `payload` as the user's session before you answer the login."""
-        tokens = [request["guest_token"]]
-        return await self._call(request, "/v1/merge", {"tokens": tokens, "session": session, **options})
+        """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
+        try:
+            body = {"tokens": [request["guest_token"]], "session": session, **options}
+            return await self._call(request, "/v1/merge", body)
+        except OUTAGE as error:
+            log.warning("nothing was handed over, the next login will: %s", error)
+            return {"payload": session, "merged": False, "guests": [], "skipped": [], "conflicts": []}
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -57,12 +62,11 @@ class GuestSessions:
         request["guest_token"] = token = request.cookies.get(self.cookie)
         try:
             request["guest"] = guest = token and await asyncio.to_thread(self._verified, token)
-            if is_page(request) and not guest:
-                await self._call(request, "/v1/issue", {})
-            elif is_page(request) and guest["iat"] < time.time() - self.renew_after_s:
-                await self._call(request, "/v1/refresh-payload", {"token": token})
-        except (jwt.PyJWKClientConnectionError, aiohttp.ClientError, TimeoutError) as error:
-            logging.getLogger(__name__).warning("no guest sessions for now: %s", error)  # the cookie stays as it is
+            request["guest_token"] = guest and token
+            if is_page(request) and (not guest or guest["iat"] < time.time() - self.renew_after_s):
+                await self._write(request, {})
+        except OUTAGE as error:
+            log.warning("no guest sessions for now, cookies stay as they are: %s", error)
         return await handler(request)
 
     def _verified(self, token: str) -> dict[str, Any] | None:
@@ -75,10 +79,18 @@ class GuestSessions:
             return None
         return decoded["payload"] if decoded["header"].get("typ") == "guest+jwt" else None
 
-    async def _call(self, request: web.Request, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _write(self, request: web.Request, body: dict[str, Any]) -> None:
+        """Signs the guest again; makes a new one where there is none, or where the service has revoked it."""
+        token = request["guest_token"]
+        if not (token and await self._call(request, "/v1/refresh-payload", {"token": token, **body})):
+            await self._call(request, "/v1/issue", body)
+
+    async def _call(self, request: web.Request, path: str, body: dict[str, Any]) -> Any:
         async with self._http.post(self.url + path, json={**body, "cookie": True}) as response:
+            answer = await response.json(content_type=None)
+            if response.status == 422 and answer["code"] == "invalid_token":
+                return None
             response.raise_for_status()
-            answer = await response.json()
             request["guest_cookies"] = response.headers.getall("Set-Cookie", [])
         new = answer.get("next") if path == "/v1/merge" else answer
         if new:

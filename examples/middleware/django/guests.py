@@ -8,6 +8,7 @@ are checked here, offline, by the JWKS; the service is asked for a new guest, a 
 import json
 import logging
 import time
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -15,6 +16,8 @@ import jwt
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
+OUTAGE = (jwt.PyJWKClientConnectionError, OSError)
+log = logging.getLogger(__name__)
 KEYS = jwt.PyJWKClient(f"{settings.GUEST_URL}/.well-known/jwks.json", timeout=2)
 
 
@@ -28,14 +31,16 @@ def is_page(request: HttpRequest) -> bool:
 
 def save(request: HttpRequest, payload: dict[str, Any]) -> None:
     """Replaces the guest's payload; makes a guest where there is none yet."""
-    token = request.guest and request.guest_token
-    path, body = ("/v1/refresh-payload", {"token": token}) if token else ("/v1/issue", {})
-    _call(request, path, {**body, "payload": payload})
+    _write(request, {"payload": payload})
 
 
 def hand_over(request: HttpRequest, session: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """The merge's answer: store its `payload` as the user's session before you answer the login."""
-    return _call(request, "/v1/merge", {"tokens": [request.guest_token], "session": session, **options})
+    """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
+    try:
+        return _call(request, "/v1/merge", {"tokens": [request.guest_token], "session": session, **options})
+    except OUTAGE as error:
+        log.warning("nothing was handed over, the next login will: %s", error)
+        return {"payload": session, "merged": False, "guests": [], "skipped": [], "conflicts": []}
 
 
 class GuestSessions:
@@ -46,13 +51,12 @@ class GuestSessions:
         token = request.COOKIES.get(settings.GUEST_COOKIE_NAME)
         request.guest, request.guest_token, request.guest_cookie = None, token, None
         try:
-            request.guest = token and _verified(token)
-            if is_page(request) and not request.guest:
-                _call(request, "/v1/issue", {})
-            elif is_page(request) and request.guest["iat"] < time.time() - settings.GUEST_RENEW_AFTER:
-                _call(request, "/v1/refresh-payload", {"token": token})
-        except (jwt.PyJWKClientConnectionError, OSError) as error:
-            logging.getLogger(__name__).warning("no guest sessions for now: %s", error)  # the cookie stays as it is
+            request.guest = guest = token and _verified(token)
+            request.guest_token = guest and token
+            if is_page(request) and (not guest or guest["iat"] < time.time() - settings.GUEST_RENEW_AFTER):
+                _write(request, {})
+        except OUTAGE as error:
+            log.warning("no guest sessions for now, cookies stay as they are: %s", error)
         response = self._get_response(request)
         if request.guest_cookie:
             response.cookies.load(request.guest_cookie)
@@ -70,14 +74,26 @@ def _verified(token: str) -> dict[str, Any] | None:
     return decoded["payload"] if decoded["header"].get("typ") == "guest+jwt" else None
 
 
-def _call(request: HttpRequest, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _write(request: HttpRequest, body: dict[str, Any]) -> None:
+    """Signs the guest again; makes a new one where there is none, or where the service has revoked it."""
+    token = request.guest_token
+    if not (token and _call(request, "/v1/refresh-payload", {"token": token, **body})):
+        _call(request, "/v1/issue", body)
+
+
+def _call(request: HttpRequest, path: str, body: dict[str, Any]) -> Any:
     headers = {"Content-Type": "application/json"}
     if settings.GUEST_API_KEY:
         headers["Authorization"] = f"Bearer {settings.GUEST_API_KEY}"
     call = urllib.request.Request(settings.GUEST_URL + path, json.dumps({**body, "cookie": True}).encode(), headers)
-    with urllib.request.urlopen(call, timeout=3) as response:
-        answer = json.load(response)
-        request.guest_cookie = response.headers["Set-Cookie"]
+    try:
+        with urllib.request.urlopen(call, timeout=3) as response:
+            answer = json.load(response)
+            request.guest_cookie = response.headers["Set-Cookie"]
+    except urllib.error.HTTPError as error:
+        if error.code == 422 and json.load(error)["code"] == "invalid_token":
+            return None
+        raise
     new = answer.get("next") if path == "/v1/merge" else answer
     if new:
         request.guest_token, request.guest = new["token"], _verified(new["token"])

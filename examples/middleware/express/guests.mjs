@@ -31,30 +31,46 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey, re
   async function call(req, res, path, body) {
     const init = { method: "POST", headers, body: JSON.stringify({ ...body, cookie: true }), signal: AbortSignal.timeout(3000) };
     const response = await fetch(new URL(path, url), init);
-    if (!response.ok) throw new Error(`${path} answered ${response.status}`);
     const answer = await response.json();
+    if (response.status === 422 && answer.code === "invalid_token") return null;
+    if (!response.ok) throw new Error(`${path} answered ${response.status}: ${answer.detail}`);
     for (const line of response.headers.getSetCookie()) res.append("Set-Cookie", line);
     const fresh = path === "/v1/merge" ? answer.next : answer;
     if (fresh) [req.guestToken, req.guest] = [fresh.token, await verified(fresh.token)];
     return answer;
   }
 
+  // Signs the guest again; makes a new one where there is none, or where the service has revoked it.
+  async function write(req, res, body) {
+    const token = req.guestToken;
+    return (token && (await call(req, res, "/v1/refresh-payload", { token, ...body }))) || call(req, res, "/v1/issue", body);
+  }
+
+  // Never stops a login: when the service is out of reach, the guest stays and the next login hands it over.
+  async function handOver(req, res, session, options) {
+    try {
+      return await call(req, res, "/v1/merge", { tokens: [req.guestToken], session, ...options });
+    } catch (error) {
+      console.warn("nothing was handed over, the next login will:", error.message);
+      return { payload: session, merged: false, guests: [], skipped: [], conflicts: [] };
+    }
+  }
+
   return async function guestSession(req, res, next) {
     const cookies = (req.get("Cookie") ?? "").split(/;\s*/);
-    const token = (req.guestToken = cookies.find((pair) => pair.startsWith(`${cookie}=`))?.slice(cookie.length + 1) ?? null);
-    req.guest = null;
-    // Replaces the guest's payload; makes a guest where there is none yet.
-    req.saveGuest = (payload) => req.guest
-      ? call(req, res, "/v1/refresh-payload", { token: req.guestToken, payload })
-      : call(req, res, "/v1/issue", { payload });
-    // The merge's answer: store its `payload` as the user's session before you answer the login.
-    req.handOver = (session, options) => call(req, res, "/v1/merge", { tokens: [req.guestToken], session, ...options });
+    const token = cookies.find((pair) => pair.startsWith(`${cookie}=`))?.slice(cookie.length + 1) ?? null;
+    Object.assign(req, {
+      guest: null,
+      guestToken: token,
+      saveGuest: (payload) => write(req, res, { payload }), // replaces the payload; makes a guest where there is none yet
+      handOver: (session, options) => handOver(req, res, session, options), // store the answer's payload before you answer
+    });
     try {
       req.guest = token && (await verified(token));
-      if (isPage(req) && !req.guest) await call(req, res, "/v1/issue", {});
-      else if (isPage(req) && req.guest.iat < Date.now() / 1000 - renewAfterS) await call(req, res, "/v1/refresh-payload", { token });
+      req.guestToken = req.guest && token;
+      if (isPage(req) && !(req.guest?.iat >= Date.now() / 1000 - renewAfterS)) await write(req, res, {});
     } catch (error) {
-      console.warn("no guest sessions for now:", error.message); // the cookie stays as it is
+      console.warn("no guest sessions for now, cookies stay as they are:", error.message);
     }
     next();
   };

@@ -16,6 +16,9 @@ import jwt
 from starlette.requests import Request
 from starlette.responses import Response
 
+OUTAGE = (jwt.PyJWKClientConnectionError, httpx.HTTPError)
+log = logging.getLogger(__name__)
+
 
 def is_page(request: Request) -> bool:
     """Whether a person opens a page: bots, prefetches and fetch() get no guest."""
@@ -42,13 +45,12 @@ class GuestSessions:
         state, token = request.state, request.cookies.get(self.cookie)
         state.guest, state.guest_token, state.guest_cookies = None, token, []
         try:
-            state.guest = token and await asyncio.to_thread(self._verified, token)
-            if is_page(request) and not state.guest:
-                await self._call(request, "/v1/issue", {})
-            elif is_page(request) and state.guest["iat"] < time.time() - self.renew_after_s:
-                await self._call(request, "/v1/refresh-payload", {"token": token})
-        except (jwt.PyJWKClientConnectionError, httpx.HTTPError) as error:
-            logging.getLogger(__name__).warning("no guest sessions for now: %s", error)  # the cookie stays as it is
+            state.guest = guest = token and await asyncio.to_thread(self._verified, token)
+            state.guest_token = guest and token
+            if is_page(request) and (not guest or guest["iat"] < time.time() - self.renew_after_s):
+                await self._write(request, {})
+        except OUTAGE as error:
+            log.warning("no guest sessions for now, cookies stay as they are: %s", error)
         response: Response = await call_next(request)
         for line in state.guest_cookies:
             response.headers.append("Set-Cookie", line)
@@ -56,14 +58,16 @@ class GuestSessions:
 
     async def save(self, request: Request, payload: dict[str, Any]) -> None:
         """Replaces the guest's payload; makes a guest where there is none yet."""
-        token = request.state.guest and request.state.guest_token
-        path, body = ("/v1/refresh-payload", {"token": token}) if token else ("/v1/issue", {})
-        await self._call(request, path, {**body, "payload": payload})
+        await self._write(request, {"payload": payload})
 
     async def hand_over(self, request: Request, session: dict[str, Any], **options: Any) -> dict[str, Any]:
-        """The merge's answer: store its `payload` as the user's session before you answer the login."""
-        tokens = [request.state.guest_token]
-        return await self._call(request, "/v1/merge", {"tokens": tokens, "session": session, **options})
+        """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
+        try:
+            body = {"tokens": [request.state.guest_token], "session": session, **options}
+            return await self._call(request, "/v1/merge", body)
+        except OUTAGE as error:
+            log.warning("nothing was handed over, the next login will: %s", error)
+            return {"payload": session, "merged": False, "guests": [], "skipped": [], "conflicts": []}
 
     def _verified(self, token: str) -> dict[str, Any] | None:
         try:
@@ -75,9 +79,17 @@ class GuestSessions:
             return None
         return decoded["payload"] if decoded["header"].get("typ") == "guest+jwt" else None
 
-    async def _call(self, request: Request, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = (await self._http.post(path, json={**body, "cookie": True})).raise_for_status()
-        answer = response.json()
+    async def _write(self, request: Request, body: dict[str, Any]) -> None:
+        """Signs the guest again; makes a new one where there is none, or where the service has revoked it."""
+        token = request.state.guest_token
+        if not (token and await self._call(request, "/v1/refresh-payload", {"token": token, **body})):
+            await self._call(request, "/v1/issue", body)
+
+    async def _call(self, request: Request, path: str, body: dict[str, Any]) -> Any:
+        response = await self._http.post(path, json={**body, "cookie": True})
+        if response.status_code == 422 and response.json()["code"] == "invalid_token":
+            return None
+        answer = response.raise_for_status().json()
         request.state.guest_cookies = response.headers.get_list("Set-Cookie")
         new = answer.get("next") if path == "/v1/merge" else answer
         if new:
