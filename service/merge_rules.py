@@ -201,7 +201,7 @@ def _guest(case: Case) -> Any:
 
 def _guest_if_empty(case: Case) -> Any:
     if not case.is_vacant and not _is_empty(without_protected(case.session, case.place.shield)):
-        return case.refuse()
+        return case.session
     value = with_protected(case.session, case.guest, case.place.shield)
     return case.refuse("protect") if value is case.session else case.take(value)
 
