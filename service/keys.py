@@ -89,6 +89,7 @@ class Keys:
         self._stamp: object = None
         self._since: dict[str, float] = {}
         self._confirmed_at: float | None = None
+        self._copy_revision = 0
         self._changed = asyncio.Event()
         self._health = {"file": "off" if file is None else "unread", "redis": "off" if copy is None else "unread"}
         self._problems: dict[str, str] = {}
@@ -304,19 +305,26 @@ class Keys:
         try:
             theirs = await copy.get()
             if theirs is not None:
-                _refuse_rollback(held, theirs)
+                self._check_copy(held, theirs)
         except CacheUnavailable:
             raise
         except KeyringError:
             await self._put(copy, held)
             raise
-        if theirs is not None and theirs != held:
+        if theirs is not None and theirs != held and theirs.revision >= held.revision:
             held = await self._join(file, held, theirs)
         if theirs != held:
             await self._put(copy, held)
 
+    def _check_copy(self, held: KeyRing, theirs: KeyRing) -> None:
+        """Raises where the copy is another deployment's or went back; one that lags behind the file is none of both."""
+        _refuse_foreign(held, theirs)
+        _refuse_older(self._copy_revision, theirs)
+        self._copy_revision = theirs.revision
+
     async def _put(self, copy: RingCopy, ring: KeyRing) -> None:
         await copy.put(ring)
+        self._copy_revision = ring.revision
         self._counts["put_back"] += 1
         log.info("put revision %d of the keyring into redis", ring.revision)
 
@@ -376,7 +384,15 @@ class Keys:
 
 def _refuse_rollback(held: KeyRing, other: KeyRing) -> None:
     """Raises `KeyringForeign` or `KeyringOlder` where `other` must not take the place of the ring held."""
+    _refuse_foreign(held, other)
+    _refuse_older(held.revision, other)
+
+
+def _refuse_foreign(held: KeyRing, other: KeyRing) -> None:
     if other.ring_id != held.ring_id:
         raise KeyringForeign(f"The keyring is of deployment {other.ring_id}, not {held.ring_id}.")
-    if other.revision < held.revision:
-        raise KeyringOlder(f"The keyring is of revision {other.revision}, older than {held.revision}, which is held.")
+
+
+def _refuse_older(revision: int, other: KeyRing) -> None:
+    if other.revision < revision:
+        raise KeyringOlder(f"The keyring is of revision {other.revision}, older than {revision}, which was seen.")

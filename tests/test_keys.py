@@ -470,6 +470,25 @@ async def test_a_keeper_puts_its_ring_back_after_every_loss_and_everything_wrong
         assert (held(keeper), held(follower), follower.status().redis) == (ring, ring, "ok")
 
 
+async def test_a_copy_that_lags_behind_the_file_is_no_rollback_but_one_that_goes_back_is(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    older = world.cache.content
+    world.rotate(secrets=(SECRET,))
+    with caplog.at_level(logging.WARNING):
+        await tick(keeper)
+        assert keeper.status().redis == "ok"
+        assert not caplog.records
+        world.cache.content = older
+        await tick(keeper)
+    assert [record.getMessage() for record in caplog.records] == [
+        "redis: The keyring is of revision 1, older than 2, which was seen."
+    ]
+    assert world.cache.content != older
+
+
 async def test_each_change_of_health_is_one_line_of_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
     keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
     await keeper.start()
