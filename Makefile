@@ -7,13 +7,15 @@ PYTEST_WORKERS ?= 2
 API ?= http://127.0.0.1:8080
 EXAMPLES ?= 1000
 LAW_EXAMPLES ?= 10000
+KILLS ?= 1000
+ROTATIONS ?= 50
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..." >&2; exit 1; }
@@ -89,6 +91,22 @@ laws: $(VENV)/.dev ## the laws of merging, each on 10,000 new examples (LAW_EXAM
 .PHONY: bench-merge
 bench-merge: $(VENV)/.run ## what a merge costs, and that it is linear
 	@$(BIN)/python -m benchmarks.merging
+
+.PHONY: kill9
+kill9: $(VENV)/.dev ## kill -9 at random points of first starts and rotations (KILLS=...); minutes
+	@$(BIN)/python -m tests.chaos.kill9 --kills $(KILLS)
+
+.PHONY: cold-starts
+cold-starts: $(VENV)/.dev ## fifty services at once where there is no keyring yet
+	@$(BIN)/python -m tests.chaos.cold_starts
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## a fleet under load while Redis fails and the keys rotate (ROTATIONS=...); half an hour
+	@$(BIN)/python -m tests.chaos.outages --rotations $(ROTATIONS)
+
+.PHONY: clocks
+clocks: $(VENV)/.dev ## the same fleet with clocks that are apart, jump, and reach 2038, 2106 and 2200; minutes
+	@$(BIN)/python -m tests.chaos.clocks
 
 EXPRESS := examples/middleware/express
 $(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.json

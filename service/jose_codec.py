@@ -13,8 +13,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import backends
 from jose.backends import cryptography_backend
+from jose.exceptions import JWKError
 
-from service.errors import InvalidToken
+from service.errors import InvalidToken, KeyringDamaged
 from service.keyring import Algorithm, Key, KeyRing, KeyState
 
 MAX_TOKEN_BYTES: Final = 16_384
@@ -33,7 +34,10 @@ class _JoseKey(Protocol):
 
 
 class JoseCodec:
-    """Signs and verifies under the keys of one ring; immutable (see `ports.TokenCodec`)."""
+    """Signs and verifies under the keys of one ring; immutable (see `ports.TokenCodec`).
+
+    Raises `KeyringDamaged` where the numbers of a key do not make one.
+    """
 
     def __init__(self, ring: KeyRing) -> None:
         require_cryptography_backend()
@@ -112,7 +116,10 @@ def _key_class(algorithm: Algorithm) -> Any:
 
 
 def _load(key: Key) -> _JoseKey:
-    loaded: _JoseKey = _key_class(key.algorithm)(key.private, key.algorithm)
+    try:
+        loaded: _JoseKey = _key_class(key.algorithm)(key.private, key.algorithm)
+    except (JWKError, ValueError) as error:
+        raise KeyringDamaged(f"Key {key.kid} is damaged: its numbers make no {key.algorithm} key.") from error
     return loaded
 
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Literal
 
@@ -90,6 +90,7 @@ class Keys:
         self._since: dict[str, float] = {}
         self._confirmed_at: float | None = None
         self._copy_revision = 0
+        self._copy_seen = False
         self._changed = asyncio.Event()
         self._health = {"file": "off" if file is None else "unread", "redis": "off" if copy is None else "unread"}
         self._problems: dict[str, str] = {}
@@ -141,7 +142,7 @@ class Keys:
     async def _run_file(self) -> None:
         while True:
             await asyncio.sleep(self._file_poll_s)
-            await self._tend_file()
+            await _going_on(self._tend_file)
 
     async def _tend_file(self) -> None:
         """One look at the file, and one move where one is due."""
@@ -270,7 +271,7 @@ class Keys:
             except TimeoutError:
                 pass
             self._changed.clear()
-            await self._tend_copy()
+            await _going_on(self._tend_copy)
 
     async def _listen(self, copy: RingCopy) -> None:
         async for _ in copy.changes():
@@ -313,7 +314,8 @@ class Keys:
             raise
         if theirs is not None and theirs != held and theirs.revision >= held.revision:
             held = await self._join(file, held, theirs)
-        if theirs != held:
+        first_look, self._copy_seen = not self._copy_seen, True
+        if theirs != held or (first_look and not copy.is_current()):
             await self._put(copy, held)
 
     def _check_copy(self, held: KeyRing, theirs: KeyRing) -> None:
@@ -380,6 +382,14 @@ class Keys:
         if self._health[place] not in ("ok", "off"):
             self._health[place] = "ok"
             log.info("%s: ok", place)
+
+
+async def _going_on(tend: Callable[[], Awaitable[None]]) -> None:
+    """A bug costs a line in the log, and neither the service nor every later rotation."""
+    try:
+        await tend()
+    except Exception:
+        log.exception("an unexpected failure; going on with the keyring held")
 
 
 def _refuse_rollback(held: KeyRing, other: KeyRing) -> None:

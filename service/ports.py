@@ -30,6 +30,7 @@ class TokenCodec(Protocol):
 
 
 CodecMaker = Callable[[KeyRing], TokenCodec]
+"""Raises `KeyringDamaged` where the numbers of a key do not make one."""
 
 
 class Sealer(Protocol):

@@ -153,9 +153,22 @@ class RedisCache:
                 await self._call(subscription.ping())
 
     async def _call(self, call: Awaitable[T], *, grace_s: float = 0) -> T:
-        """The answer, or `CacheUnavailable` within the timeout and `grace_s` more."""
+        """The answer, or `CacheUnavailable` within the timeout and `grace_s` more.
+
+        The client calls `asyncio.wait_for`, which up to Python 3.11 loses a cancellation that comes together with the
+        answer (python/cpython#86296); a process could then never be ended. So a lost one is raised again.
+        """
+        task = asyncio.current_task()
+        cancelled = 0 if task is None else task.cancelling()
         try:
-            async with asyncio.timeout(self._timeout_s + grace_s):
+            return await self._answer(call, within_s=self._timeout_s + grace_s)
+        finally:
+            if task is not None and task.cancelling() > cancelled:
+                raise asyncio.CancelledError
+
+    async def _answer(self, call: Awaitable[T], *, within_s: float) -> T:
+        try:
+            async with asyncio.timeout(within_s):
                 return await call
         except TimeoutError as error:
             raise CacheUnavailable(f"Redis ({self._address}) did not answer in time.") from error

@@ -76,8 +76,8 @@ class RingFile:
     def update(self, decide: Callable[[KeyRing | None], KeyRing]) -> KeyRing:
         """Decides under the store's lock and makes the outcome durable; the same ring again means no change.
 
-        A key becomes active only after its self-test. Raises as `read`, or what `decide` raises, and then
-        writes nothing.
+        Nothing is written before every key was loaded and the active one passed its self-test. Raises as `read`, or
+        what `decide` raises, and then writes nothing.
         """
         decided: list[KeyRing] = []
 
@@ -87,8 +87,7 @@ class RingFile:
             decided.append(wanted)
             if current == wanted:
                 return None
-            if current is None or current.active.kid != wanted.active.kid:
-                self._mint.prove(wanted)
+            self._mint.prove(wanted)
             return self._sealed(keyring.to_jwk_set(wanted))
 
         self._store.update(change)
@@ -134,6 +133,10 @@ class RingCopy:
         if self._last is None or self._last[0] != sealed:
             self._last = (sealed, keyring.from_jwk_set(self._sealer.open(sealed)))
         return self._last[1]
+
+    def is_current(self) -> bool:
+        """Whether what was got or put last is sealed under the first secret."""
+        return self._last is not None and self._sealer.is_current(self._last[0])
 
     async def put(self, ring: KeyRing) -> None:
         """Stores the ring and tells the others; raises `CacheUnavailable`."""

@@ -171,15 +171,17 @@ async def test_a_plain_file_is_sealed_once_there_is_a_secret(world: World) -> No
 
 
 async def test_the_secret_can_be_changed_without_a_pause(world: World) -> None:
-    old = world.keeper(secrets=(OLD_SECRET, SECRET))
+    old = world.keeper(secrets=(OLD_SECRET, SECRET), cache=world.cache)
     await old.start()
-    new = world.keeper(secrets=(SECRET, OLD_SECRET))
+    new = world.keeper(secrets=(SECRET, OLD_SECRET), cache=world.cache)
     await new.start()
     await tick(old)
 
     assert held(new) == held(old)
     assert old.status().file == "ok"
     assert Sealer([SECRET]).is_current(world.path.read_bytes())
+    assert world.cache.content is not None
+    assert Sealer([SECRET]).is_current(world.cache.content)
 
 
 async def test_a_wrong_secret_is_told_as_such_and_nothing_is_overwritten(world: World) -> None:

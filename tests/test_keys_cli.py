@@ -190,6 +190,18 @@ def test_what_is_no_keyring_is_not_imported(run: Run, content: bytes) -> None:
     assert "no keyring" in result.stderr
 
 
+def test_a_key_whose_numbers_make_none_never_gets_into_the_keyring(run: Run, tmp_path: Path) -> None:
+    run("init")
+    elsewhere = {"GUEST_KEYS_DIR": str(tmp_path / "elsewhere")}
+    run("init", **elsewhere)
+    damaged = json.loads(run("export", **elsewhere).stdout)
+    damaged["keys"][0]["x"] = "A" * 43
+
+    result = run("import", "--foreign", "-", stdin=json.dumps(damaged).encode())
+    assert (result.exit_code, "its numbers make no ES256 key" in result.stderr) == (1, True)
+    assert states(run) == ["active"]
+
+
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
 def test_public_keys_are_a_jwks_or_pem_and_hold_nothing_private(run: Run, algorithm: str) -> None:
     run("init", GUEST_ALGORITHM=algorithm)

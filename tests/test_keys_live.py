@@ -16,6 +16,7 @@ from service.file_store import FileStore
 from service.jose_codec import JoseCodec, make_key
 from service.keyring import KeyPolicy, KeyRing
 from service.keys import Keys
+from service.ports import TokenCodec
 from service.redis_cache import RING_KEY, RedisCache
 from service.redis_url import parse_redis_url
 from service.ring_places import KeyMint, RingCopy, RingFile
@@ -39,11 +40,11 @@ class Fleet:
     def file(self) -> RingFile:
         return RingFile(FileStore(self.folder), Sealer([SECRET]), self.mint)
 
-    async def start(self, *, file: RingFile | None, redis: bool = True) -> Keys:
+    async def start(self, *, file: RingFile | None, redis: bool = True, mint: KeyMint | None = None) -> Keys:
         copy = RingCopy(RedisCache(parse_redis_url(f"unix://{self.server.socket}"), timeout_s=1), Sealer([SECRET]))
         keys = Keys(
             POLICY,
-            mint=self.mint,
+            mint=mint or self.mint,
             file=file,
             copy=copy if redis else None,
             clock=time.time,
@@ -175,6 +176,27 @@ async def test_a_paused_redis_holds_nobody_up(fleet: Fleet, server: Server) -> N
     finally:
         server.resume()
     await until(lambda: keeper.status().redis == "ok")
+
+
+async def test_a_bug_costs_a_line_in_the_log_and_not_the_next_rotation(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken: list[bool] = []
+
+    def make_codec(ring: KeyRing) -> TokenCodec:
+        if broken:
+            raise RuntimeError("a bug")
+        return JoseCodec(ring)
+
+    mint = KeyMint(POLICY, make_key=make_key, make_codec=make_codec, random_bytes=os.urandom)
+    keeper = await fleet.start(file=RingFile(FileStore(fleet.folder), Sealer([SECRET]), mint), mint=mint)
+    broken.append(True)
+    ring = await fleet.rotate_now()
+    await until(lambda: "an unexpected failure" in caplog.text)
+    assert revision(keeper) < ring.revision
+
+    broken.clear()
+    await until(lambda: revision(keeper) == ring.revision)
 
 
 async def test_fifty_first_starts_at_once_make_one_ring(tmp_path: Path) -> None:

@@ -110,6 +110,22 @@ async def test_an_empty_place_is_none_and_one_caller_alone_may_found(caches: Cac
     assert [await cache.claim(), await other.claim(), await cache.claim()] == [True, False, False]
 
 
+async def test_a_process_can_be_ended_at_any_moment(server: Server) -> None:
+    async def follow(cache: RedisCache) -> None:
+        while True:
+            await cache.get()
+
+    for number in range(100):
+        cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"))
+        following = asyncio.create_task(follow(cache))
+        for _ in range(number % 25):
+            await asyncio.sleep(0)
+        following.cancel()
+        _, pending = await asyncio.wait([following], timeout=5)
+        assert not pending
+        await cache.close()
+
+
 # --- faults ---
 
 

@@ -58,12 +58,16 @@ class Replica:
                     raise RuntimeError(f"{self.name} ended; see {self._log}")
                 await asyncio.sleep(0.05)
 
-    async def end(self) -> int:
-        """Takes it out of the gateway, asks it to end, and tells its exit code."""
+    async def end(self) -> int | None:
+        """Takes it out of the gateway, asks it to end, and tells its exit code; None where it did not end in 30 s."""
         self.up = False
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self._process.wait, 30)
+        try:
+            return await asyncio.to_thread(self._process.wait, 30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return None
 
     def kill(self) -> None:
         if self._process is not None:
