@@ -1,14 +1,25 @@
-"""The application behind the gateways: answers what it was asked, as JSON, and sets a cookie of its own."""
+"""The application behind the gateways: answers what it was asked, as JSON, and sets a cookie of its own.
+
+Below /page it answers a page instead, with all that a page loads.
+"""
 
 import contextlib
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.gateways.processes import HOST
+
+PAGE = b"""<!doctype html><title>A page</title>
+<link rel="icon" href="/icon.png"><link rel="stylesheet" href="/style.css"><link rel="prefetch" href="/prefetched">
+<script type="speculationrules">{"prerender": [{"urls": ["/prerendered"], "eagerness": "immediate"}]}</script>
+<script src="/script.js"></script><script>fetch("/api/cart")</script>
+<img src="/1.png"><img src="/2.png"><img src="/3.png"><img src="/4.png"><iframe src="/frame"></iframe>
+"""
 
 
 @dataclass
@@ -17,6 +28,16 @@ class Echo:
 
     port: int = 0
     seen: list[dict[str, Any]] = field(default_factory=list)
+
+
+class QuietServer(http.server.ThreadingHTTPServer):
+    """A gateway or a browser may hang up at any time; that is no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as it was given
 
 
 @contextlib.contextmanager
@@ -36,9 +57,10 @@ def echo() -> Iterator[Echo]:
                 "body": body.decode(),
             }
             record.seen.append(request)
-            reply = json.dumps(request).encode()
+            page = self.path.startswith("/page")
+            reply = PAGE if page else json.dumps(request).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if page else "application/json")
             self.send_header("Set-Cookie", "theme=dark; Path=/")
             self.send_header("Content-Length", str(len(reply)))
             self.end_headers()
@@ -49,9 +71,8 @@ def echo() -> Iterator[Echo]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer((HOST, 0), Handler) as server:
+    with QuietServer((HOST, 0), Handler) as server:
         record.port = server.server_address[1]
-        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield record

@@ -95,6 +95,13 @@ def test_parallel_first_requests_of_one_page_load_give_one_guest(asking_gateway:
     assert sum(len(guest_cookies(answer)) for answer in answers) == 1
 
 
+def test_a_cookie_header_in_several_lines_is_read_to_its_end(asking_gateway: Gateway) -> None:
+    guest = asking_gateway.service.issue()
+    answer = send(asking_gateway.port, "/", headers=[*NAVIGATION, ("Cookie", "theme=dark"), *cookie(guest["token"])])
+    assert named("x-guest-id", identity(answer)) == [guest["subject"]]
+    assert guest_cookies(answer) == []
+
+
 def test_the_paths_of_visitors_do_not_choose_the_mode(asking_gateway: Gateway) -> None:
     for path in ("/?mode=verify", "/&mode=verify", "/a?b=1&mode=verify"):
         answer = send(asking_gateway.port, path, headers=NAVIGATION)

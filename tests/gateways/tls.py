@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.gateways.echo import QuietServer
 from tests.gateways.processes import HOST, send
 
 
@@ -68,7 +69,7 @@ def https_front(service_port: int, folder: Path) -> Iterator[Front]:
     _write_certificate(certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with http.server.ThreadingHTTPServer((HOST, 0), Handler) as server:
+    with QuietServer((HOST, 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
