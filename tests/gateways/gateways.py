@@ -181,7 +181,8 @@ def haproxy(site: Site) -> Iterator[Running]:
 
 
 APACHE_MODULES = (
-    "mpm_event", "authn_core", "authz_core", "authz_user", "headers", "proxy", "proxy_http", "auth_openidc",
+    "mpm_event", "authn_core", "authz_core", "authz_user", "headers", "proxy", "proxy_http", "rewrite", "setenvif",
+    "auth_openidc",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What every gateway must do with /account, whether it checks tokens itself or asks /v1/auth."""
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -10,6 +11,11 @@ from tests.gateways.processes import Answer, send, wait_until
 
 Headers = list[tuple[str, str]]
 IDENTITY = ("Id", "Version", "New", "Payload", "Token")
+FORGED = [(f"{prefix}{name}", "mallory") for prefix in ("X-Guest-", "x-guest-") for name in IDENTITY]
+# CGI, WSGI, PHP and others read every character but letters and digits as the same (names: RFC 9110, section 5.6.2).
+ALIASES = [(alias, "mallory") for each in "_!#$%&'*+.^`|~" for alias in (f"X{each}Guest-Id", f"X-Guest{each}Id")] + [
+    (f"X_Guest_{name}", "mallory") for name in IDENTITY
+]
 
 
 def cookie(token: str) -> Headers:
@@ -18,11 +24,8 @@ def cookie(token: str) -> Headers:
 
 def identity(answer: Answer) -> list[tuple[str, str]]:
     """Every header that an application may take for the guest's identity, if it has a value."""
-    return [
-        (name.replace("_", "-"), value)
-        for name, value in answer.json()["headers"]
-        if name.replace("_", "-").startswith("x-guest-") and value
-    ]
+    folded = [(re.sub("[^a-z0-9]", "-", name), value) for name, value in answer.json()["headers"]]
+    return [(name, value) for name, value in folded if name.startswith("x-guest-") and value]
 
 
 def named(name: str, headers: Sequence[tuple[str, str]]) -> list[str]:
@@ -75,19 +78,26 @@ def test_no_other_spelling_of_the_path_reaches_the_application_as_the_guarded_on
 @pytest.mark.parametrize("path", ["/account", "/"])
 def test_identity_headers_of_the_client_are_replaced(gateway: Gateway, path: str) -> None:
     guest = gateway.service.issue()
-    prefixes = ("X-Guest-", "x-guest-", "X_Guest_", "X-Guest_")
-    forged = [(f"{prefix}{name}", "mallory") for prefix in prefixes for name in IDENTITY]
-    answer = send(gateway.port, path, headers=[*forged, *cookie(guest["token"])])
+    answer = send(gateway.port, path, headers=[*FORGED, *cookie(guest["token"])])
     assert answer.status == 200
     assert "mallory" not in [value for _, value in identity(answer)]
     assert named("x-guest-id", identity(answer)) in ([guest["subject"]], [])
 
 
 def test_identity_headers_of_the_client_are_stripped_where_there_is_no_guest(gateway: Gateway) -> None:
-    forged = [(f"{prefix}{name}", "mallory") for prefix in ("X-Guest-", "X_Guest_", "X_Guest-") for name in IDENTITY]
-    answer = send(gateway.port, "/", headers=forged)
+    answer = send(gateway.port, "/", headers=FORGED)
     assert answer.status == 200
     assert identity(answer) == []
+
+
+@pytest.mark.parametrize("path", ["/account", "/"])
+def test_no_alias_of_an_identity_header_gets_through(gateway: Gateway, path: str) -> None:
+    answer = send(gateway.port, path, headers=[*ALIASES, *cookie(gateway.service.issue()["token"])])
+    if gateway.name == "apache":  # its configuration knows no pattern to strip by, and refuses instead
+        assert answer.status == 400
+    else:
+        assert answer.status == 200
+        assert "mallory" not in [value for _, value in identity(answer)]
 
 
 def test_a_token_of_the_full_size_passes_beside_other_large_cookies(gateway: Gateway) -> None:

@@ -10,14 +10,14 @@ from tests.gateways.gateways import ASKING, Site
 from tests.gateways.guest_service import guest_service
 from tests.gateways.processes import send
 from tests.gateways.test_ensuring import NAVIGATION
-from tests.gateways.test_guarding import IDENTITY, cookie, identity
+from tests.gateways.test_guarding import ALIASES, FORGED, cookie, identity
 
 GO_ON = {"envoy ext_authz", "nginx"}
 
 
 @pytest.mark.parametrize("name", ASKING)
 def test_nobody_passes_the_guard_and_no_identity_of_the_client_gets_through(name: str, tmp_path: Path) -> None:
-    forged = [(f"{prefix}{part}", "mallory") for prefix in ("X-Guest-", "X_Guest_") for part in IDENTITY]
+    forged = [*FORGED, *ALIASES]
     with contextlib.ExitStack() as life, echo() as app:
         service = life.enter_context(guest_service(tmp_path))
         with ASKING[name](Site(service, app.port, tmp_path)) as running:
