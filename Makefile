@@ -137,6 +137,10 @@ fuzz-api: $(VENV)/.dev ## hold openapi.yaml against the live service at API=...,
 bench: $(VENV)/.bench ## measure against a constant aiohttp handler and a peer; text, JSON and SVG in benchmarks/out/
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+.PHONY: bench-limits
+bench-limits: $(VENV)/.bench ## the time to start, memory after a million requests, latency at 70 % of the peak
+	@$(BIN)/python -m benchmarks.limits $(BENCH)
+
 .PHONY: bench-check
 bench-check: $(VENV)/.bench ## show that the benchmarks work; measures nothing
 	@$(BIN)/python -m benchmarks --quick --out benchmarks/out/check

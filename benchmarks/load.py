@@ -4,6 +4,7 @@ One connection costs a few microseconds a request here, so that the server is wh
 """
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from typing import Final, cast
 
 import msgspec
 
-ROUND_TIMEOUT_S: Final = 60.0
+ROUND_TIMEOUT_S: Final = 90.0
+MAX_LATE_S: Final = 0.05
+"""What a connection may fall behind its pace; more would be a burst that nobody asked for."""
 _LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -42,6 +45,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._sent_at_s = 0.0
+        self.due_at_s = load.first_due_at_s()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Starts with the first request."""
@@ -81,14 +85,23 @@ class Connection(asyncio.Protocol):
 class Load:
     """One burst: every connection sends its next request as soon as the last one is answered."""
 
-    def __init__(self, requests: Iterator[bytes], *, ends_at_s: float, expects: bytes) -> None:
+    def __init__(
+        self, requests: Iterator[bytes], *, ends_at_s: float, expects: bytes, pause_s: float | None = None
+    ) -> None:
+        """`pause_s`: from one request of a connection to its next; None: the next one follows the answer."""
+        self._loop = asyncio.get_running_loop()
+        self._pause_s = pause_s
         self._requests = requests
         self._ends_at_s = ends_at_s
         self._expects = expects
         self._under_way = 0
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         self._body_bytes = 0
         self._latencies_s: list[float] = []
+
+    def first_due_at_s(self) -> float:
+        """When a new connection would have sent last: spread over a pause, so that not all send at once."""
+        return self._loop.time() - random.random() * (self._pause_s or 0)  # noqa: S311 - no secret
 
     async def over(self) -> tuple[list[float], int]:
         """When the last answer has come: every latency, and the size of the last body."""
@@ -96,7 +109,15 @@ class Load:
         return self._latencies_s, self._body_bytes
 
     def ready(self, connection: Connection) -> None:
-        """Gives a free connection its next request, if there is to be one."""
+        """Gives a free connection its next request: at once, or when its pace says so."""
+        if self._pause_s is None:
+            self._go_on(connection)
+            return
+        # By a schedule, not after a pause: a late answer must not lower the load that comes after it.
+        connection.due_at_s = max(connection.due_at_s + self._pause_s, self._loop.time() - MAX_LATE_S)
+        self._loop.call_at(connection.due_at_s, self._go_on, connection)
+
+    def _go_on(self, connection: Connection) -> None:
         request = next(self._requests, None) if time.perf_counter() < self._ends_at_s else None
         if request is not None:
             self._under_way += 1
@@ -124,15 +145,24 @@ class Load:
             self._over.set_exception(error)
 
 
-async def burst(port: int, requests: Iterator[bytes], *, connections: int, seconds: float, expects: bytes) -> Burst:
-    """Loads the server on `port` for `seconds`, or until the requests run out.
+async def burst(
+    port: int,
+    requests: Iterator[bytes],
+    *,
+    connections: int,
+    seconds: float,
+    expects: bytes,
+    per_s: float | None = None,
+) -> Burst:
+    """Loads the server on `port` for `seconds`, or until the requests run out; with `per_s` no faster than that.
 
     Raises:
         WrongAnswer: one answer was not 200 or 201, or did not contain what it should.
     """
     loop = asyncio.get_running_loop()
     started_s = time.perf_counter()
-    load = Load(requests, ends_at_s=started_s + seconds, expects=expects)
+    pause_s = None if per_s is None else connections / per_s
+    load = Load(requests, ends_at_s=started_s + seconds, expects=expects, pause_s=pause_s)
     opened: list[Connection] = []
     try:
         async with asyncio.timeout(ROUND_TIMEOUT_S):

@@ -63,10 +63,16 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     from service.server import serve as serve_until_told  # noqa: PLC0415
 
     given = {"GUEST_HOST": host, "GUEST_PORT": port, "GUEST_WORKERS": workers}
-    settings = load_settings({name: value for name, value in given.items() if value is not None})
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = load_settings(overrides)
     logs.configure(level=settings.log_level, style=settings.log_format)
     try:
-        serve_until_told(settings, ready=lambda bound: _welcome(settings, bound))
+        if not serve_until_told(
+            settings,
+            ready=lambda bound: _welcome(settings, bound),
+            reread=lambda: Settings.from_mapping({**os.environ, **overrides}),
+        ):
+            _fail("The workers could not start; the log says why.", DID_NOT_HOLD)
     except OSError as error:
         _fail(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}", USAGE)
 

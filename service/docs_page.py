@@ -2,10 +2,11 @@
 
 Owns the page, its assets and its Content-Security-Policy; knows nothing of routes. Swagger UI's files come from the
 `flask-swagger-ui` distribution, which carries the upstream release byte for byte. They are read, not imported: Flask,
-which that distribution asks for, never runs. Invariant: whatever the page loads is in `ASSETS`.
+which that distribution asks for, never runs. Invariant: whatever the page loads is in `assets`.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 from types import MappingProxyType
@@ -66,11 +67,9 @@ _SWAGGER_UI: Final = {
 }
 
 
-def _load() -> Mapping[str, tuple[bytes, str]]:
+@cache
+def assets() -> Mapping[str, tuple[bytes, str]]:
+    """What lies below `/docs/`: name → body and media type. Read when first asked for: it is 2 MB that few need."""
     folder = Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
     carried = {name: ((folder / name).read_bytes(), media_type) for name, media_type in _SWAGGER_UI.items()}
     return MappingProxyType({**carried, "page.js": (_SCRIPT, "text/javascript"), "page.css": (_STYLE, "text/css")})
-
-
-ASSETS: Final = _load()
-"""What lies below `/docs/`: name → body and media type."""

@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from service.merging import MergeResult
 from service.tokens import Refused
@@ -80,6 +78,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         for row in texts:
             click.echo("\t".join(row))
         return
+    # Imported here: a service prints no tables, and need not carry what does.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(*columns, title=title, title_justify="left")
     table.columns[0].no_wrap = True  # names stay whole, to be copied
     for row in texts:

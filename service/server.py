@@ -1,41 +1,117 @@
-"""Serving: one process on one address until it is told to end, then the requests under way are answered to the end."""
+"""Serving: one process or several on one address until told to end, then the requests under way are answered."""
 
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import uvloop
 from aiohttp import web
 
 from service.app import make_app, make_runner
+from service.errors import InvalidSettings
+from service.metrics import COLUMNS, Board
 from service.settings import Settings
+from service.supervisor import Seat, Supervisor
 
 logger = logging.getLogger("guest_sessions.server")
 
+LAST_REQUESTS_S: Final = 0.25
+"""Between the last connection taken and the closing of idle ones: its request may still be on its way."""
+BACKLOG: Final = 1_024
+"""Connections that wait to be taken: a burst of that many is not refused while a worker is replaced."""
 
-def serve(settings: Settings, *, ready: Callable[[int], None]) -> None:
+
+def serve(settings: Settings, *, ready: Callable[[int], None], reread: Callable[[], Settings]) -> bool:
     """Serves until SIGTERM or SIGINT; `ready` is called with the port once requests are taken.
+
+    With several workers, SIGHUP starts each of them anew under the settings that `reread` gives, or leaves all as they
+    are where these have faults; address and number of workers stay. False where the workers could not even start.
 
     Raises:
         OSError: the address cannot be listened on.
     """
+    sockets = _listen(settings.host, settings.port)
+    port = sockets[0].getsockname()[1]
+
+    def announce() -> None:
+        ready(port)
+        logger.info("serving", extra={"host": settings.host, "port": port, "workers": settings.workers})
+
+    if settings.workers == 1:
+        _run(settings, sockets, board=Board(columns=COLUMNS, rows=1), ready=announce)
+        return True
+    # One row more than workers: when they are restarted in turn, the new one counts beside the old one.
+    board = Board(columns=COLUMNS, rows=settings.workers + 1)
+
+    current = [settings]
+
+    def work(seat: Seat) -> None:
+        _run(current[0], sockets, board=board, ready=seat.tell_ready, seat=seat)
+
+    def prepare_restart() -> bool:
+        try:
+            current[0] = reread()
+        except InvalidSettings as error:
+            faults = {fault.path: fault.message for fault in error.errors}
+            logger.error("the settings have faults: no worker is restarted", extra={"faults": faults})  # noqa: TRY400 - they say it all
+            return False
+        return True
+
+    return Supervisor(number=settings.workers, work=work, ready=announce, prepare_restart=prepare_restart).run()
+
+
+def _run(
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    *,
+    board: Board,
+    ready: Callable[[], None],
+    seat: Seat | None = None,
+) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, ready=ready))
+        runner.run(_serve(settings, sockets, board=board, ready=ready, seat=seat))
 
 
-async def _serve(settings: Settings, *, ready: Callable[[int], None]) -> None:
+async def _serve(
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    *,
+    board: Board,
+    ready: Callable[[], None],
+    seat: Seat | None,
+) -> None:
     ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(each, ended.set)
-    runner = make_runner(make_app(settings))
+        loop.add_signal_handler(each, ended.set)
+    if seat is not None:
+        loop.add_reader(seat.parent, ended.set)
+    runner = make_runner(make_app(settings, board=board, row=seat.number if seat else 0))
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
-        await site.start()
-        ready(runner.addresses[0][1])
-        logger.info("serving", extra={"host": settings.host, "port": runner.addresses[0][1]})
+        for each_socket in sockets:
+            await web.SockSite(runner, each_socket, backlog=BACKLOG).start()
+        ready()
         await ended.wait()
         logger.info("ending: no new connections, requests under way are answered")
+        for site in list(runner.sites):
+            await site.stop()
+        await asyncio.sleep(LAST_REQUESTS_S)
     finally:
         await runner.cleanup()
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets for every address of the host, taken before any worker starts and shared by all of them.
+
+    So a fault is told once, and what waits to be taken outlives the worker that would have taken it: with a socket of
+    its own for each (SO_REUSEPORT), the connections that the kernel had given a dead or ending one would be reset.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
+    return [
+        socket.create_server((str(each[0]), int(each[1])), family=family, backlog=BACKLOG) for family, each in addresses
+    ]

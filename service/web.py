@@ -215,7 +215,7 @@ class Api:
 
     async def docs_asset(self, request: web.Request) -> web.Response:
         """What the page needs, from the package itself."""
-        asset = docs_page.ASSETS.get(request.match_info["name"])
+        asset = docs_page.assets().get(request.match_info["name"])
         if asset is None:
             raise HttpProblem("not_found", "There is no such asset.")
         body, content_type = asset

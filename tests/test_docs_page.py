@@ -29,7 +29,7 @@ class Page(HTMLParser):
 def test_all_that_the_page_loads_is_the_description_or_an_asset() -> None:
     wanted = {link.removeprefix("docs/") for link in Page().links}
 
-    assert wanted == {"openapi.yaml"} | set(docs_page.ASSETS)
+    assert wanted == {"openapi.yaml"} | set(docs_page.assets())
 
 
 def test_nothing_stands_inline_that_the_policy_would_refuse() -> None:
@@ -62,7 +62,7 @@ def test_the_policy_allows_this_host_alone() -> None:
     ],
 )
 def test_each_asset_is_what_its_type_says(name: str, media_type: str, start: bytes) -> None:
-    body, found_type = docs_page.ASSETS[name]
+    body, found_type = docs_page.assets()[name]
 
     assert found_type == media_type
     assert re.match(start, body)

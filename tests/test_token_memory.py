@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from service import keyring
-from service.claims import GuestClaims
+from service.claims import GuestClaims, parse
 from service.errors import InvalidToken
 from service.jose_codec import JoseCodec, make_key
 from service.keyring import Key, KeyRing
@@ -197,6 +197,8 @@ def test_a_token_beyond_the_bound_is_not_remembered() -> None:
         [[], [], [[]]],
         {"name": "value", "other": [1.5, 2.5]},
         "x" * 300,
+        "x" * 300 + "\N{GRINNING FACE}",
+        [{"a": 1}, {"b": 1.5}],
         [12345, -12345, 10**15],
         {str(number): None for number in range(40)},
     ],
@@ -208,9 +210,9 @@ def test_memory_stays_within_its_bytes_whatever_the_payload(piece: object) -> No
     try:
         memory = TokenMemory(max_entries=100_000, max_bytes=bound_bytes)
         for number in range(3_000):
-            body = msgspec.json.encode({"n": number, "payload": {"a": piece, "b": [piece, piece]}})
-            claims = GuestClaims(ISSUER, f"G-{number}", (), 1, 2, 1, "t", 1, msgspec.json.decode(body))
-            memory.put(f"{number}." + "t" * (2 * len(body)), (found_key, claims), body=body)
+            made = GuestClaims(ISSUER, f"G-{number}", (), 1, 2, 1, "t", 1, {"a": piece, "b": [piece, piece]})
+            body = msgspec.json.encode(made.to_json())
+            memory.put(f"{number}." + "t" * len(body), (found_key, parse(msgspec.json.decode(body))), body=body)
         used_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -1,0 +1,126 @@
+"""What must not surprise: the time to start, memory after many requests, latency at most of the peak load.
+
+`python -m benchmarks.limits` (`make bench-limits`) prints the figures; nothing is asserted. Memory is looked at while
+tokens that have never been seen before are verified, which is what fills the memory of verified tokens.
+"""
+
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import uvloop
+from rich.progress import track
+
+from benchmarks.load import burst
+from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, service_variables
+from benchmarks.report import percentile
+from benchmarks.servers import Server, answering, cores, free_port, pin, running
+
+CONNECTIONS: Final = 32
+SERVE: Final = ("-m", "service", "serve")
+SHARE: Final = 0.7
+"""Of the peak."""
+_BY_NAME: Final = {each.name: each for each in OPERATIONS}
+
+
+@click.command()
+@click.option("--requests", "requests_total", default=1_000_000, show_default=True, help="For the look at memory.")
+@click.option("--starts", default=9, show_default=True, help="Starts that are timed.")
+@click.option("--seconds", default=10.0, show_default=True, help="For the look at latency.")
+def main(*, requests_total: int, starts: int, seconds: float) -> None:
+    """Measure the service's limits."""
+    uvloop.run(_run(requests_total=requests_total, starts=starts, seconds=seconds))
+
+
+async def _run(*, requests_total: int, starts: int, seconds: float) -> None:
+    server_core, load_core = cores()
+    pin(load_core)
+    for algorithm in ("ES256", "RS256"):
+        times = [await _start(algorithm, core=server_core) for _ in range(starts)]
+        wall_s, cpu_s = statistics.median(each[0] for each in times), statistics.median(each[1] for each in times)
+        click.echo(f"start to ready, first key {algorithm}: {wall_s:.2f} s ({cpu_s:.2f} s of processor time)")
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        variables = service_variables(port=port, keys_dir=Path(folder) / "keys")
+        requests = Requests(await load_tokens(variables))
+        with running("service", SERVE, port=port, core=server_core, variables=variables) as server:
+            await answering(server)
+            for name in ("verify_seen", "issue", "auth_seen"):
+                await _latency(server, requests, _BY_NAME[name], seconds=seconds)
+            await _memory(server, requests, requests_total)
+
+
+async def _start(algorithm: str, *, core: int | None) -> tuple[float, float]:
+    """Seconds from starting the process until it is ready, and the processor time they took, with an empty folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        variables = {**service_variables(port=port, keys_dir=Path(folder) / "keys"), "GUEST_ALGORITHM": algorithm}
+        started_s = time.perf_counter()
+        with running("service", SERVE, port=port, core=core, variables=variables) as server:
+            await answering(server)
+            await burst(port, iter([_READY]), connections=1, seconds=1, expects=b'"ready":true')
+            return time.perf_counter() - started_s, server.cpu_s()
+
+
+_READY: Final = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+async def _latency(server: Server, requests: Requests, operation: Operation, *, seconds: float) -> None:
+    """Percentiles while each connection sends at its share of 70 % of what was the peak just before."""
+    peak = await burst(
+        server.port,
+        requests.of(operation, count=0),
+        connections=CONNECTIONS,
+        seconds=min(2.0, seconds),
+        expects=operation.expects,
+    )
+    paced = await burst(
+        server.port,
+        requests.of(operation, count=0),
+        connections=CONNECTIONS,
+        seconds=seconds,
+        expects=operation.expects,
+        per_s=SHARE * peak.per_s,
+    )
+    ordered = sorted(paced.latencies_s)
+    p50_ms, p99_ms = percentile(ordered, 0.5) * 1e3, percentile(ordered, 0.99) * 1e3
+    click.echo(
+        f"{operation.label}: {paced.per_s:,.0f}/s of {peak.per_s:,.0f}/s at peak; "
+        f"p50 {p50_ms:.2f} ms, p99 {p99_ms:.2f} ms, {p99_ms / p50_ms:.1f} times; longest {ordered[-1] * 1e3:.1f} ms"
+    )
+
+
+async def _memory(server: Server, requests: Requests, total: int) -> None:
+    """Resident memory after each tenth of the requests, half of which verify new tokens."""
+    part = total // 10
+    click.echo(f"memory at first: {_rss_mib(server):.1f} MiB")
+    for tenth in track(range(1, 11), description="requests", disable=not os.isatty(2)):
+        for name, count in (("verify_new", part // 2), ("issue", part // 4), ("auth_seen", part // 4)):
+            await _send(server, requests, _BY_NAME[name], count)
+        click.echo(f"memory after {tenth * part:,} requests: {_rss_mib(server):.1f} MiB")
+
+
+async def _send(server: Server, requests: Requests, operation: Operation, count: int) -> None:
+    """Exactly `count` requests, in pieces, as the tokens of a piece are made before it."""
+    for size in _pieces(count, 5_000):
+        made: Iterator[bytes] = iter(list(itertools.islice(requests.of(operation, count=size), size)))
+        await burst(server.port, made, connections=CONNECTIONS, seconds=60, expects=operation.expects)
+
+
+def _pieces(total: int, size: int) -> Iterator[int]:
+    yield from (min(size, total - start) for start in range(0, total, size))
+
+
+def _rss_mib(server: Server) -> float:
+    pages = int(Path(f"/proc/{server.pid}/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1_048_576
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Several workers on one address, as real processes."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Service, running
+
+DEADLINE_S = 30.0
+
+
+def call(service: Service, path: str, body: object = None) -> bytes:
+    """One request on a connection of its own, so that any worker may take it."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 - a loopback address of the test's own
+        service.base_url + path, data=data, headers={"Content-Type": "application/json", "Connection": "close"}
+    )
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310
+        return bytes(answer.read())
+
+
+def workers(service: Service) -> set[int]:
+    """The processes that the service has started and that still live."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(parent) == service.process.pid and state != "Z":
+            found.add(int(stat.parent.name))
+    return found
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "it did not come to hold"
+        time.sleep(0.02)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def issued(service: Service) -> float:
+    text = call(service, "/metrics").decode()
+    found = re.search(r'^guest_sessions_tokens_total\{event="issued"\} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with running(tmp_path, GUEST_WORKERS="3") as started:
+        yield started
+
+
+def test_workers_share_a_port_a_keyring_and_their_counters(service: Service) -> None:
+    keys = {call(service, "/.well-known/jwks.json") for _ in range(12)}
+    for _ in range(24):
+        call(service, "/v1/issue", {})
+
+    assert len(workers(service)) == 3
+    assert len(keys) == 1
+    assert {issued(service) for _ in range(12)} == {24.0}
+    assert service.stop() == 0
+
+
+def test_a_dead_worker_is_replaced_and_no_counter_goes_back(service: Service) -> None:
+    for _ in range(12):
+        call(service, "/v1/issue", {})
+    before = workers(service)
+    victim = min(before)
+
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(workers(service) - {victim}) == 3)
+    for _ in range(12):
+        call(service, "/v1/issue", {})
+
+    assert workers(service) - before != set()
+    assert {issued(service) for _ in range(6)} == {24.0}
+    assert "a worker died and is replaced" in service.output
+
+
+def test_a_restart_in_turn_fails_no_request(service: Service) -> None:
+    before, failures, over = workers(service), [], threading.Event()
+
+    def keep_calling() -> None:
+        while not over.is_set():
+            try:
+                call(service, "/v1/issue", {})
+            except OSError as error:
+                failures.append(error)
+
+    caller = threading.Thread(target=keep_calling)
+    caller.start()
+    service.process.send_signal(signal.SIGHUP)
+    until(lambda: len(workers(service)) == 3 and not workers(service) & before)
+    over.set()
+    caller.join()
+
+    assert failures == []
+    assert service.stop() == 0
+
+
+def test_a_restart_is_refused_where_the_settings_have_faults(tmp_path: Path) -> None:
+    policies = tmp_path / "policies.json"
+    policies.write_text("{}")
+    with running(tmp_path, GUEST_WORKERS="2", GUEST_MERGE_POLICIES=str(policies)) as service:
+        before = workers(service)
+        policies.write_text('{"x": {"rules": 1}}')
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: "no worker is restarted" in service.output)
+
+        assert workers(service) == before
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(service: Service) -> None:
+    started = workers(service)
+
+    service.process.kill()
+
+    until(lambda: not any(lives(pid) for pid in started))
