@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
+MINUTES ?= 2
 API ?= http://127.0.0.1:8080
 EXAMPLES ?= 1000
 LAW_EXAMPLES ?= 10000
@@ -144,6 +145,10 @@ bench-limits: $(VENV)/.bench ## the time to start, memory after a million reques
 .PHONY: bench-check
 bench-check: $(VENV)/.bench ## show that the benchmarks work; measures nothing
 	@$(BIN)/python -m benchmarks --quick --out benchmarks/out/check
+
+.PHONY: soak
+soak: $(VENV)/.dev ## good and hostile traffic while keys rotate and Redis fails, for MINUTES=2; report in soak-report/
+	@$(BIN)/python -m soak --minutes $(MINUTES)
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its form
