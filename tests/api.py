@@ -9,10 +9,11 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from service.app import make_app, make_runner
+from service.app import KEYS, make_app, make_runner
 from service.connections import HEAD_TIMEOUT_S
 from service.settings import Settings
 from service.web import BODY_TIMEOUT_S
+from tests.log_sieve import keep_out_ring, keep_out_settings
 from tests.openapi import check_answer
 
 START_S = 1_800_000_000.25
@@ -91,12 +92,15 @@ async def serving(folder: Path, clock: HandClock) -> AsyncIterator[Callable[...,
         ) -> Api:
             given = {"GUEST_KEYS_DIR": str(folder / "keys"), **variables}
             settings = Settings.from_mapping(given)
+            keep_out_settings(given)
             app = make_app(settings, clock=clock, body_timeout_s=body_timeout_s)
             runner = make_runner(app, head_timeout_s=head_timeout_s)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
+            if (loaded := app[KEYS].loaded) is not None:
+                keep_out_ring(loaded.ring)
             return Api(session, f"http://127.0.0.1:{runner.addresses[0][1]}")
 
         yield start

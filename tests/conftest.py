@@ -1,11 +1,20 @@
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.api import Api, HandClock, serving
+from tests.log_sieve import sifting
 
 MakeApi = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_logged() -> Iterator[None]:
+    """Of the whole suite: no token, key or secret in any log record, at any level."""
+    with sifting() as sieve:
+        yield
+    assert sieve.leaked == []
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.log_sieve import keep_out_settings, leaks
+
 SERVE = (sys.executable, "-m", "service", "serve")
 START_S = 30.0
 
@@ -51,8 +53,10 @@ def running(folder: Path, **variables: str) -> Iterator[Service]:
         "GUEST_PORT": "0",
         "GUEST_ISSUER": "http://guests.test",
         "GUEST_LOG_FORMAT": "json",
+        "GUEST_LOG_LEVEL": "debug",
         **variables,
     }
+    keep_out_settings(given)
     log = folder / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(SERVE, env=environment(given), stdout=output, stderr=output, cwd=folder)  # noqa: S603
@@ -61,6 +65,7 @@ def running(folder: Path, **variables: str) -> Iterator[Service]:
     finally:
         process.kill()
         process.wait(timeout=START_S)
+    assert leaks(log.read_text("utf-8", errors="replace")) == []
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -249,6 +249,7 @@ async def test_a_running_keeper_goes_on_when_its_file(
     if wrong is not None:
         world.path.write_bytes(wrong)
 
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         for _ in range(5):
             world.pass_s(LEAD_S)
@@ -479,6 +480,7 @@ async def test_a_copy_that_lags_behind_the_file_is_no_rollback_but_one_that_goes
     await keeper.start()
     older = world.cache.content
     world.rotate(secrets=(SECRET,))
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         await tick(keeper)
         assert keeper.status().redis == "ok"
