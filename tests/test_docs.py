@@ -12,6 +12,12 @@ from service.cli import main
 from tests.api import Api
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/*.md", "examples/**/*.md")
+    for page in ROOT.glob(pattern)
+    if "node_modules" not in page.parts
+)
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
@@ -64,3 +70,23 @@ def test_every_command_that_is_told_is_there_with_its_options(line: str) -> None
 
     assert shown.exit_code == 0
     assert [option for option in options if option not in shown.output] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text(encoding="utf-8"))
+
+    assert [target for target in targets if not leads_somewhere(page, target)] == []
+
+
+def leads_somewhere(page: Path, target: str) -> bool:
+    """Whether the file is there, and the heading in it where the link names one."""
+    path, _, heading = target.partition("#")
+    file = page.parent / path if path else page
+    return file.exists() and (not heading or heading in headings(file))
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the usual hosts of repositories make them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
