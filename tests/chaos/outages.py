@@ -31,6 +31,7 @@ from tests.redis_servers import Server, running
 
 RING_KEY: Final = "guest-sessions:keyring"
 FAULT_S: Final = 10.0
+VERIFIERS: Final = 4
 QUIET_S: Final = 5.0
 RESTART_EVERY_S: Final = 30.0
 REQUEST_TIMEOUT_S: Final = 5.0
@@ -52,13 +53,17 @@ class Report:
 
     def find(self, what: str) -> None:
         self.findings.append(f"{time.strftime('%H:%M:%S')} {what}")
+        print(f"\n{self.findings[-1]}", file=sys.stderr)
 
 
 class OfflineVerifier:
-    """A resource server with PyJWT. It looks at the JWKS only when its cache has ended, never for an unknown key."""
+    """A resource server with PyJWT, which reaches the service through a gateway.
 
-    def __init__(self, replica: Replica, session: aiohttp.ClientSession) -> None:
-        self._replica = replica
+    It looks at the JWKS only when its cache has ended, never for an unknown key.
+    """
+
+    def __init__(self, replicas: list[Replica], session: aiohttp.ClientSession) -> None:
+        self._replicas = replicas
         self._session = session
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fresh_until = 0.0
@@ -73,9 +78,10 @@ class OfflineVerifier:
         return True
 
     async def _look(self) -> None:
-        if time.monotonic() < self._fresh_until or not self._replica.up:
+        if time.monotonic() < self._fresh_until:
             return
-        async with self._session.get(f"{self._replica.base}/.well-known/jwks.json") as response:
+        replica = random.choice([replica for replica in self._replicas if replica.up])
+        async with self._session.get(f"{replica.base}/.well-known/jwks.json") as response:
             document = await response.json()
             max_age = re.search(r"max-age=(\d+)", response.headers["Cache-Control"])
         self._keys = {key["kid"]: jwt.PyJWK(key) for key in document["keys"]}
@@ -110,7 +116,7 @@ class Trial:
             for role, folder in (("keeper", str(base / "keys")), ("follower", "none"))
             for number in (1, 2)
         ]
-        self.verifiers = [OfflineVerifier(replica, session) for replica in self.replicas]
+        self.verifiers = [OfflineVerifier(self.replicas, session) for _ in range(VERIFIERS)]
         self.tokens: deque[str] = deque(maxlen=TOKENS_KEPT)
         self.redis_calm = asyncio.Lock()
         self.older: bytes | None = None
@@ -202,9 +208,10 @@ class Trial:
         async with self.session.get(f"{replica.base}/.well-known/jwks.json") as response:
             return {key["kid"] for key in (await response.json())["keys"]}
 
-    async def rotate(self, times: int) -> None:
-        """Publishes a key, waits until it signs everywhere, and again."""
-        for _ in range(times):
+    async def rotate(self, times: int, *, most_s: float) -> None:
+        """Publishes a key, waits until it signs everywhere, and again, for as long as `most_s`."""
+        started = time.monotonic()
+        while self.report.rotations < times and time.monotonic() - started < most_s:
             calm, before = not self.redis_calm.locked(), await self.published(self.a_keeper())
             rotating = asyncio.create_task(command(self.operator, "keys", "rotate", "--json"))
             await self.until(lambda before=before: self.all_publish_more(before))  # type: ignore[misc]
@@ -454,7 +461,7 @@ def _at(times_s: list[float], share: float) -> float:
     return times_s[min(int(len(times_s) * share), len(times_s) - 1)] * 1e3
 
 
-async def run(base: Path, *, rotations: int, max_age_s: int, per_s: float) -> int:
+async def run(base: Path, *, rotations: int, max_age_s: int, per_s: float, most_s: float) -> int:
     started = time.monotonic()
     async with fleet(base, max_age_s=max_age_s) as trial:
         async with asyncio.TaskGroup() as tasks:
@@ -463,7 +470,7 @@ async def run(base: Path, *, rotations: int, max_age_s: int, per_s: float) -> in
             tasks.create_task(trial.trouble())
             tasks.create_task(trial.restart_in_turn())
             tasks.create_task(progress(trial, rotations=rotations))
-            tasks.create_task(trial.rotate(rotations))
+            tasks.create_task(trial.rotate(rotations, most_s=most_s))
         revoked_s = await trial.revoke()
         print("\n" + summary(trial, took_s=time.monotonic() - started, revoked_s=revoked_s))
         return 1 if trial.report.findings else 0
@@ -474,9 +481,18 @@ def main() -> int:
     parser.add_argument("--rotations", type=int, default=50)
     parser.add_argument("--max-age", type=int, default=13, help="of the JWKS, seconds; above an outage's length")
     parser.add_argument("--rate", type=float, default=10, help="requests a second for each replica")
+    parser.add_argument("--minutes", type=float, default=120, help="at most, whatever the rotations done by then")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(run(Path(folder), rotations=given.rotations, max_age_s=given.max_age, per_s=given.rate))
+        return asyncio.run(
+            run(
+                Path(folder),
+                rotations=given.rotations,
+                max_age_s=given.max_age,
+                per_s=given.rate,
+                most_s=60 * given.minutes,
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from tests.redis_servers import free_port
 
 START_TIMEOUT_S: Final = 60.0
 SERVICE: Final = ("service", "serve")
+DRAIN_S: Final = 0.5
+"""Between the gateway's last request and the signal, as a rolling restart has it."""
 ISSUER: Final = "http://guests.test"
 
 
@@ -61,6 +63,7 @@ class Replica:
     async def end(self) -> int | None:
         """Takes it out of the gateway, asks it to end, and tells its exit code; None where it did not end in 30 s."""
         self.up = False
+        await asyncio.sleep(DRAIN_S)
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         try:
