@@ -116,11 +116,11 @@ $(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.j
 
 .PHONY: test-gateways
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
-	$(GATEWAYS_BIN)/pytest --confcutdir=tests/gateways tests/gateways
+	$(GATEWAYS_BIN)/pytest --timeout 300 --confcutdir=tests/gateways tests/gateways
 
 .PHONY: test-shop
 test-shop: $(GATEWAYS_VENV)/.made ## the demo shop and the API page, driven in headless Chromium
-	$(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop
+	$(GATEWAYS_BIN)/pytest --timeout 300 --confcutdir=tests/shop tests/shop
 
 .PHONY: screenshots
 screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images anew

@@ -65,7 +65,7 @@ class GuestService:
         """Retires the active key; returns once the service signs with another one."""
         before = self.issue()["key_id"]
         self.command("keys", "rotate", "--now")
-        wait_until(lambda: self.issue()["key_id"] != before, what="the service signs with the next key", within_s=15)
+        wait_until(lambda: self.issue()["key_id"] != before, what="the service signs with the next key")
 
 
 @contextlib.contextmanager

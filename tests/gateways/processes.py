@@ -22,7 +22,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(holds: Callable[[], object], *, what: str, within_s: float = 20) -> None:
+def wait_until(holds: Callable[[], object], *, what: str, within_s: float = 60) -> None:
     """Returns as soon as `holds` does; fails, naming `what`, when it has not after `within_s`."""
     deadline = time.monotonic() + within_s
     while not holds():
@@ -47,7 +47,7 @@ def running(
         process = subprocess.Popen([program, *arguments], stdout=output, stderr=output, env=env)  # noqa: S603
         try:
             wait_until(
-                lambda: accepts(port) or process.poll() is not None, what=f"{program} on port {port}", within_s=30
+                lambda: accepts(port) or process.poll() is not None, what=f"{program} on port {port}", within_s=120
             )
             assert process.poll() is None, log.read_text(errors="replace")
             yield process

@@ -164,7 +164,7 @@ def test_an_expired_token_is_no_guest(framework: str, tmp_path: Path) -> None:
     with guest_service(tmp_path) as service, application(framework, service, tmp_path) as app:
         token = service.expired_token()
         wait_until(
-            lambda: not app.page(cookie(token)).json()["guest"], what="the application refuses it too", within_s=5
+            lambda: not app.page(cookie(token)).json()["guest"], what="the application refuses it too", within_s=20
         )
 
 
