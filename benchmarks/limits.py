@@ -4,6 +4,7 @@
 tokens that have never been seen before are verified, which is what fills the memory of verified tokens.
 """
 
+import asyncio
 import itertools
 import os
 import statistics
@@ -21,11 +22,15 @@ from benchmarks.load import burst
 from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, service_variables
 from benchmarks.report import percentile
 from benchmarks.servers import Server, answering, cores, free_port, pin, running
+from service.app import make_key_operations
+from service.settings import Settings
 
 CONNECTIONS: Final = 32
 SERVE: Final = ("-m", "service", "serve")
 SHARE: Final = 0.7
 """Of the peak."""
+ROTATE_S: Final = 1.0
+"""Far more often than anybody would; each rotation also empties the memory of verified tokens."""
 _BY_NAME: Final = {each.name: each for each in OPERATIONS}
 
 
@@ -53,6 +58,10 @@ async def _run(*, requests_total: int, starts: int, seconds: float) -> None:
             await answering(server)
             for name in ("verify_seen", "issue", "auth_seen"):
                 await _latency(server, requests, _BY_NAME[name], seconds=seconds)
+            rotating = asyncio.create_task(_keep_rotating(variables))
+            click.echo(f"with a new key every {ROTATE_S:g} s:")
+            await _latency(server, requests, _BY_NAME["verify_seen"], seconds=seconds)
+            rotating.cancel()
             await _memory(server, requests, requests_total)
 
 
@@ -94,6 +103,13 @@ async def _latency(server: Server, requests: Requests, operation: Operation, *, 
         f"{operation.label}: {paced.per_s:,.0f}/s of {peak.per_s:,.0f}/s at peak; "
         f"p50 {p50_ms:.2f} ms, p99 {p99_ms:.2f} ms, {p99_ms / p50_ms:.1f} times; longest {ordered[-1] * 1e3:.1f} ms"
     )
+
+
+async def _keep_rotating(variables: dict[str, str]) -> None:
+    operations = make_key_operations(Settings.from_mapping(variables))
+    while True:
+        await asyncio.sleep(ROTATE_S)
+        await operations.rotate_now()
 
 
 async def _memory(server: Server, requests: Requests, total: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDictProxy
 
 from service.claims import GuestClaims
 from service.errors import InvalidToken, NotReady, TokenTooLarge
@@ -40,6 +40,7 @@ class GuestCookie:
         secure = "; Secure" if policy.secure else ""
         self.name = policy.name
         self._attributes = f"; HttpOnly; Path=/; SameSite={policy.same_site}{domain}{secure}"
+        self._bytes_around = len(self.set("", max_age_s=0)) - len("0")
 
     def set(self, raw_token: str, *, max_age_s: int) -> str:
         """The `Set-Cookie` value that gives the token to the visitor for at most `max_age_s` seconds."""
@@ -51,7 +52,8 @@ class GuestCookie:
 
     def bytes_left(self, *, token_bytes: int, max_age_s: int) -> int:
         """How much longer the token may get before a browser drops the cookie; negative where it does already."""
-        return MAX_COOKIE_BYTES - token_bytes - len(self.set("", max_age_s=max_age_s))
+        age_digits = len(str(min(max_age_s, MAX_COOKIE_AGE_S)))
+        return MAX_COOKIE_BYTES - self._bytes_around - token_bytes - age_digits
 
     def tokens(self, headers: Headers) -> Iterator[str]:
         """Every cookie of our name in the request, in its order; several paths or domains may each have set one."""
@@ -95,12 +97,12 @@ class Gateway:
         self._cookie = cookie
         self._limiter = RateLimiter(policy.rate_limit_per_s, clock=clock)
 
-    def verify(self, headers: Headers) -> CIMultiDict[str] | None:
+    def verify(self, headers: Headers) -> dict[str, str] | None:
         """The identity headers of a good token; None without one."""
         found = self._find(headers)
         return None if found is None else self._identity(found[1].claims, raw_token=found[0], new=False)
 
-    def ensure(self, headers: Headers, *, method: str, peer: str | None) -> CIMultiDict[str]:
+    def ensure(self, headers: Headers, *, method: str, peer: str | None) -> dict[str, str]:
         """The identity headers of the visitor's guest, a new one on a first visit; empty ones where there is none."""
         found = self._find(headers)
         if found is not None:
@@ -128,7 +130,7 @@ class Gateway:
         if scheme.lower() == "bearer":
             yield credentials.strip()
 
-    def _known(self, headers: Headers, raw_token: str, token: VerifiedToken) -> CIMultiDict[str]:
+    def _known(self, headers: Headers, raw_token: str, token: VerifiedToken) -> dict[str, str]:
         if token.refresh_due and headers.get("Sec-Fetch-Dest", "empty") in RENEWED_ON:
             try:
                 renewed = self._tokens.renew(token)
@@ -168,26 +170,28 @@ class Gateway:
         size_bytes = len(token.raw_token)
         return self._cookie.bytes_left(token_bytes=size_bytes, max_age_s=token.claims.lifetime_s) >= 0
 
-    def _given(self, token: SignedToken, *, new: bool) -> CIMultiDict[str]:
+    def _given(self, token: SignedToken, *, new: bool) -> dict[str, str]:
         headers = self._identity(token.claims, raw_token=token.raw_token, new=new)
         headers["Set-Cookie"] = self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)
         return headers
 
-    def _identity(self, claims: GuestClaims, *, raw_token: str, new: bool) -> CIMultiDict[str]:
-        headers = CIMultiDict(
-            {"X-Guest-Id": claims.subject, "X-Guest-Version": str(claims.version), "X-Guest-New": "1" if new else "0"}
-        )
+    def _identity(self, claims: GuestClaims, *, raw_token: str, new: bool) -> dict[str, str]:
+        headers = {
+            "X-Guest-Id": claims.subject,
+            "X-Guest-Version": str(claims.version),
+            "X-Guest-New": "1" if new else "0",
+        }
         if "payload" in self._policy.headers:
             headers["X-Guest-Payload"] = _base64url(msgspec.json.encode(claims.payload))
         if "token" in self._policy.headers:
             headers["X-Guest-Token"] = raw_token
         return headers
 
-    def _nobody(self) -> CIMultiDict[str]:
+    def _nobody(self) -> dict[str, str]:
         """Empty identity headers, so that a gateway which copies them overwrites what a client sent."""
         names = ["X-Guest-Id", "X-Guest-Version", "X-Guest-New"]
         names += [f"X-Guest-{name.title()}" for name in sorted(self._policy.headers)]
-        return CIMultiDict(dict.fromkeys(names, ""))
+        return dict.fromkeys(names, "")
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -9,7 +9,6 @@ import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
@@ -237,10 +236,10 @@ class Tokens:
 
     def _subject(self, keys: SigningKeys, idempotency_key: str | None) -> str:
         if idempotency_key is None:
-            return f"G-{UUID(bytes=self._random_bytes(16), version=4)}"
+            return f"G-{_uuid4(self._random_bytes(16))}"
         # Keyed, so that who knows a visitor's key cannot work out the guest's id, nor the other way round.
         digest = hmac.digest(keys.ring.derivation_secret, idempotency_key.encode("ascii"), hashlib.sha256)
-        return f"G-{UUID(bytes=digest[:16], version=4)}"
+        return f"G-{_uuid4(digest[:16])}"
 
     def _token_id(self) -> str:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
@@ -261,6 +260,13 @@ def decode_claims(body: bytes) -> dict[str, Any]:
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and depth(decoded) > MAX_DEPTH:
         raise InvalidToken("malformed")
     return decoded
+
+
+def _uuid4(random: bytes) -> str:
+    """16 bytes as a random UUID is written (RFC 9562, section 5.4); `uuid.UUID` takes ten times as long."""
+    digits = random.hex()
+    variant = "89ab"[random[8] >> 4 & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 _CLAIMS: Final = msgspec.json.Decoder(dict[str, Any])

@@ -65,7 +65,14 @@ class Api:
         self._clock = clock
         self._body_timeout_s = body_timeout_s
         self._metadata = msgspec.json.encode(_metadata(issuer))
-        self._jwks_cache_control = f"public, max-age={jwks_max_age_s}, stale-if-error={STALE_IF_ERROR_S}"
+        self._jwks_headers = CIMultiDict(
+            {
+                **_PUBLIC,
+                "Content-Type": "application/json",
+                "Cache-Control": f"public, max-age={jwks_max_age_s}, stale-if-error={STALE_IF_ERROR_S}",
+                "Access-Control-Allow-Origin": "*",
+            }
+        )
         self._openapi = (resources.files("service") / "openapi.yaml").read_bytes()
 
     def routes(self) -> list[web.RouteDef]:
@@ -158,37 +165,26 @@ class Api:
             identity = self._gateway.ensure(headers, method=request.method, peer=request.remote)
             if identity["X-Guest-New"] == "1":
                 self._metrics.token("minted")
-            return web.Response(status=200, headers={**identity, **_AUTH})
+            return web.Response(status=200, headers={**_AUTH, **identity})
         verified = self._gateway.verify(headers)
         if verified is None:
             return web.Response(status=401, headers=_AUTH_REFUSED)
-        return web.Response(status=200, headers={**verified, **_AUTH})
+        return web.Response(status=200, headers={**_AUTH, **verified})
 
     async def jwks(self, request: web.Request) -> web.Response:
         """`GET /.well-known/jwks.json`."""
         loaded = self._keys.loaded
         if loaded is None:
             raise NotReady("There is no signing key yet.")
-        headers = {
-            **_PUBLIC,
-            "Content-Type": "application/json",
-            "Cache-Control": self._jwks_cache_control,
-            "Access-Control-Allow-Origin": "*",
-            "ETag": loaded.etag,
-        }
+        headers = self._jwks_headers.copy()
+        headers["ETag"] = loaded.etag
         if _matches(request.headers.get("If-None-Match"), loaded.etag):
             return web.Response(status=304, headers=headers)
         return web.Response(body=loaded.jwks, headers=headers)
 
     async def metadata(self, _request: web.Request) -> web.Response:
         """The discovery documents (OpenID Connect Discovery 1.0, section 4; RFC 8414, section 3)."""
-        headers = {
-            **_PUBLIC,
-            "Content-Type": "application/json",
-            "Cache-Control": self._jwks_cache_control,
-            "Access-Control-Allow-Origin": "*",
-        }
-        return web.Response(body=self._metadata, headers=headers)
+        return web.Response(body=self._metadata, headers=self._jwks_headers)
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """The process answers."""
@@ -332,6 +328,8 @@ def _too_large(request: web.Request) -> HttpProblem:
 
 
 def _is_media_type(header: str | None, media_type: str) -> bool:
+    if header == media_type:
+        return True
     essence, *parameters = [part.strip().lower() for part in (header or "").split(";")]
     charsets = {each.removeprefix("charset=").strip('"') for each in parameters if each.startswith("charset=")}
     return essence == media_type and charsets <= {"utf-8"}

@@ -33,9 +33,13 @@ MAX_FORM_MEMBERS: Final = 100
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A request's body. `MAY_BE_NO_TEXT` names a member whose strings may hold lone surrogates."""
+    """A request's body. `MAY_BE_NO_TEXT` names a member whose strings may hold lone surrogates.
+
+    `HOLDS_JSON` tells whether a member may be any JSON, and so of any depth and with any numbers.
+    """
 
     MAY_BE_NO_TEXT: ClassVar[str | None] = None
+    HOLDS_JSON: ClassVar[bool] = True
 
 
 class IssueRequest(Request, frozen=True):
@@ -81,6 +85,8 @@ class RefreshRequest(Request, frozen=True):
 class VerifyRequest(Request, frozen=True):
     """`POST /v1/verify`."""
 
+    HOLDS_JSON: ClassVar[bool] = False
+
     token: str
     audience: Audience | UnsetType = UNSET
 
@@ -120,22 +126,26 @@ def decode(raw: bytes, shape: type[T]) -> T:
 def _decode_quickly(raw: bytes, shape: type[T]) -> T | None:
     r"""A body that is seen at a glance to be good; None: look closely, for a value or for what is wrong.
 
-    msgspec alone would let four things through. Deep nesting: needs as many brackets. A lone surrogate: comes as a `\u`
-    escape. A whole number past 64 bits: has 19 digits or more. A member given twice: one of them is missing when the
-    value is encoded again, and with it a colon, as colons stand nowhere but after names and within strings.
+    msgspec alone would let three things through. A member given twice: one of them is missing when the value is encoded
+    again, and with it a colon, as colons stand nowhere but after names and within strings (and in no `\u` escape). Deep
+    nesting: needs as many brackets. A whole number past 64 bits: has 19 digits or more.
     """
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or b"\\u" in raw or _MANY_DIGITS in raw.translate(_TO_ZEROS):
-        return None
     try:
         value: T = _DECODERS[shape].decode(raw)
-        return value if msgspec.json.encode(value).count(b":") == raw.count(b":") else None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    again = msgspec.json.encode(value)
+    if again != raw and (again.count(b":") != raw.count(b":") or b"\\u" in raw):
+        return None
+    return None if shape.HOLDS_JSON and _may_be_extreme(raw) else value
+
+
+def _may_be_extreme(raw: bytes) -> bool:
+    return raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or _MANY_DIGITS in raw.translate(_TO_ZEROS)
 
 
 _TO_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _MANY_DIGITS: Final = b"0" * len(str(LEAST_WHOLE)[1:])
-
 _DECODERS: Final[Mapping[type[Request], msgspec.json.Decoder[Any]]] = {
     shape: msgspec.json.Decoder(shape) for shape in (IssueRequest, RefreshRequest, VerifyRequest, MergeRequest)
 }

@@ -1,5 +1,6 @@
 import tracemalloc
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -161,6 +162,15 @@ def test_a_refused_token_is_not_remembered(tokens: Tokens, source: Source) -> No
 
     assert {reason(tokens, forged) for _ in range(3)} <= {"bad_signature", "malformed"}
     assert source.loaded.codec.verified == 3
+
+
+@pytest.mark.parametrize("number", range(0, 256, 15))
+def test_a_guest_s_id_is_the_random_uuid_of_its_bytes(source: Source, clock: HandClock, number: int) -> None:
+    raw = bytes((number * position + number) % 256 for position in range(1, 17))
+    policy = TokenPolicy(issuers=(ISSUER,), audience=(), ttl_s=1, max_ttl_s=1, renew_after_s=1, max_token_bytes=3_800)
+    tokens = Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: raw[:size])
+
+    assert tokens.issue(payload={}).claims.subject == f"G-{UUID(bytes=raw, version=4)}"
 
 
 CLAIMS = GuestClaims(ISSUER, "G-1", (), 1, 2, 1, "t", 1, {})
