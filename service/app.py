@@ -16,6 +16,7 @@ from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
 from service.key_operations import KeyOperations
 from service.keys import Keys, KeysStatus
+from service.loop_watch import LoopWatch
 from service.metrics import Board, Metrics
 from service.ports import Clock, RandomBytes
 from service.redis_url import parse_redis_url
@@ -28,6 +29,7 @@ from service.web import BODY_TIMEOUT_S, Api
 logger = logging.getLogger("guest_sessions.app")
 
 KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
+WATCH: web.AppKey[LoopWatch] = web.AppKey("watch", LoopWatch)
 
 
 def make_keys(
@@ -103,6 +105,7 @@ def make_app(
     Where several workers serve together, `board` is what all of them count on, and `row` this one's own on it.
     """
     keys = make_keys(settings, clock=clock)
+    watch = LoopWatch(steady_clock=time.monotonic)
     tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes)
     cookie = GuestCookie(settings.cookie)
     api = Api(
@@ -111,7 +114,7 @@ def make_app(
         gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, clock=clock),
         cookie=cookie,
         access=Access(settings.access, clock=clock),
-        metrics=Metrics(lambda: _gauges(keys.status()), board=board, row=row),
+        metrics=Metrics(lambda: _gauges(keys.status(), watch), board=board, row=row),
         merge_policies=settings.merge_policies,
         issuer=settings.tokens.issuers[0],
         jwks_max_age_s=settings.keys.jwks_max_age_s,
@@ -121,7 +124,8 @@ def make_app(
     app = web.Application(client_max_size=settings.max_body_bytes)
     app[KEYS] = keys
     app.add_routes(api.routes())
-    app.cleanup_ctx.append(_follow_keys)
+    app[WATCH] = watch
+    app.cleanup_ctx.append(_work_aside)
     return app
 
 
@@ -130,23 +134,27 @@ def make_runner(app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S)
     return Runner(app, head_timeout_s=head_timeout_s)
 
 
-async def _follow_keys(app: web.Application) -> AsyncIterator[None]:
+async def _work_aside(app: web.Application) -> AsyncIterator[None]:
+    """What goes on beside the requests, until the application ends."""
     keys = app[KEYS]
     await keys.start()
-    following = asyncio.create_task(keys.run())
+    tasks = [asyncio.create_task(work) for work in (keys.run(), app[WATCH].run())]
     yield
-    following.cancel()
-    with suppress(asyncio.CancelledError):
-        await following
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
     await keys.stop()
 
 
-def _gauges(status: KeysStatus) -> dict[str, float]:
+def _gauges(status: KeysStatus, watch: LoopWatch) -> dict[str, float]:
     return {
         "ready": status.ready,
         "keyring_revision": status.revision,
         "keyring_age_seconds": -1 if status.ring_age_s is None else status.ring_age_s,
         "keyring_file_ok": status.file == "ok",
         "redis_ok": status.redis == "ok",
+        "event_loop_lag_seconds": watch.lag_s,
+        "event_loop_longest_lag_seconds": watch.longest_s,
         **{f"keys_{state}": number for state, number in status.keys.items()},
     }
