@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 MINUTES ?= 2
+FUZZ_EXAMPLES ?= 20000
 API ?= http://127.0.0.1:8080
 EXAMPLES ?= 1000
 LAW_EXAMPLES ?= 10000
@@ -145,6 +146,10 @@ bench-limits: $(VENV)/.bench ## the time to start, memory after a million reques
 .PHONY: bench-check
 bench-check: $(VENV)/.bench ## show that the benchmarks work; measures nothing
 	@$(BIN)/python -m benchmarks --quick --out benchmarks/out/check
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## arbitrary and mutated input at every door, FUZZ_EXAMPLES=20000 new ones for each; minutes
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 3600 tests/security/test_fuzz.py
 
 .PHONY: soak
 soak: $(VENV)/.dev ## good and hostile traffic while keys rotate and Redis fails, for MINUTES=2; report in soak-report/

@@ -228,7 +228,7 @@ class _Reader:
 
 
 def _read(reader: _Reader) -> Settings:
-    host = reader.text("GUEST_HOST") or "127.0.0.1"
+    host = reader.parsed("GUEST_HOST", _parse_host, "127.0.0.1")
     port = reader.whole("GUEST_PORT", 8080, least=0, most=65535)
     issuers = _read_issuers(reader, host=host, port=port)
     tokens = _read_tokens(reader, issuers)
@@ -461,6 +461,14 @@ def _check_api_key(key: str, place: str) -> None:
 
 def _parse_redis_url(text: str) -> str:
     parse_redis_url(text)
+    return text
+
+
+def _parse_host(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", text) is None:
+        raise ValueError("must be an IP address, without brackets, or a host name")
+    if ":" in text:
+        ipaddress.IPv6Address(text)
     return text
 
 

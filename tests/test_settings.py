@@ -234,3 +234,16 @@ def test_each_fault_of_a_policy_file_is_named(tmp_path: Path) -> None:
 def test_names_that_are_none_of_ours_are_told_and_not_refused() -> None:
     # Kubernetes sets such names for a service called "guest".
     assert Settings.from_mapping({"GUEST_SERVICE_HOST": "10.0.0.1", "PATH": "/bin"}).unknown == ("GUEST_SERVICE_HOST",)
+
+
+@pytest.mark.parametrize("host", [":", "[", "[::1]", "a b", "http://x", "-", "1::2::3", "x" * 255, "a/b", "é"])
+def test_a_host_that_is_none_is_a_fault(host: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Settings.from_mapping({"GUEST_HOST": host})
+
+    assert [fault.path for fault in caught.value.errors] == ["GUEST_HOST"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_an_address_or_a_name_is_a_host(host: str) -> None:
+    assert Settings.from_mapping({"GUEST_HOST": host}).host == host

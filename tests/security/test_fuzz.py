@@ -1,0 +1,331 @@
+"""Arbitrary and mutated input at every door: nothing but the closed set of errors comes out, and no forgery gets in.
+
+FUZZ_EXAMPLES sets how many inputs each door is tried with; `make fuzz` tries 20,000 new ones each time.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from service import claims, keyring, wire
+from service.access import Access
+from service.errors import GuestSessionsError, InvalidSettings, InvalidToken, KeyringDamaged, WrongSecret
+from service.gateway import Gateway, GuestCookie
+from service.jose_codec import JoseCodec, inspect
+from service.merge_policies import compile_policy, parse_policy_file
+from service.payloads import Change, JsonPatch, MergePatch
+from service.redis_url import parse_redis_url
+from service.sealing import Sealer
+from service.settings import NAMES, AccessPolicy, CookiePolicy, GatewayPolicy, Settings, TokenPolicy
+from service.tokens import Tokens, decode_claims
+from tests.api import HandClock
+from tests.security.bodies import BAD_BODIES
+from tests.security.forge import ISSUER, NOW_S, base64url, forge
+
+fuzz = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+CODEC = JoseCodec(forge().ring)
+GOOD = forge().token()
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["", "/", "/a/-", "~", "~2", "*", "G-1", "\ud800", "\x00\r\n", 2**63, 10**40, -0.0])
+)
+names = st.text(max_size=4) | st.sampled_from(
+    [
+        "op",
+        "path",
+        "from",
+        "value",
+        "rules",
+        "rule",
+        "default",
+        "protect",
+        "fields",
+        "key",
+        "limit",
+        "keep",
+        "__proto__",
+    ]
+)
+values: st.SearchStrategy[Any] = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4), max_leaves=20
+)
+objects = st.dictionaries(names, values, max_size=5)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, source: bytes) -> bytes:
+    """The source with a few bytes replaced, put in, taken out or doubled."""
+    raw = bytearray(source)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(raw)))
+        length = draw(st.integers(0, 8))
+        match draw(st.integers(0, 3)):
+            case 0:
+                raw[place : place + length] = draw(st.binary(min_size=length, max_size=length))
+            case 1:
+                raw[place:place] = draw(st.binary(max_size=8))
+            case 2:
+                del raw[place : place + length]
+            case _:
+                raw[place:place] = raw[place : place + length * 8]
+    return bytes(raw)
+
+
+texts = st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+tokens = (
+    mutated(GOOD.encode()).map(lambda raw: raw.decode("latin-1"))
+    | texts
+    | st.lists(st.binary(max_size=40).map(base64url), min_size=1, max_size=5).map(".".join)
+)
+
+
+bodies = (
+    st.binary()
+    | values.map(lambda value: repr(value).encode("utf-8", "replace"))
+    | mutated(msgspec.json.encode(forge().claims()))
+    | mutated(b'{"token": "a.b.c", "json_patch": [{"op": "add", "path": "/a", "value": 1e5}], "cookie": true}')
+    | mutated(b'{"payload": {"a": [1, 2.5, "\\u00fc"]}, "claims": {}, "ttl": 60, "audience": ["x"], "subject": "y"}')
+    | mutated(b'{"tokens": [null, "\\ud800"], "session": {"merged_guests": [["a", 1]]}, "policy": {"default": "deep"}}')
+    | st.sampled_from(list(BAD_BODIES.values()))
+)
+
+
+@fuzz
+@given(tokens)
+def test_the_codec_takes_nothing_but_what_was_signed(raw_token: str) -> None:
+    try:
+        CODEC.verify(raw_token)
+    except InvalidToken:
+        return
+    assert raw_token == GOOD
+
+
+@fuzz
+@given(tokens)
+def test_inspection_raises_its_own_error_alone(raw_token: str) -> None:
+    with suppress(InvalidToken):
+        inspect(raw_token)
+
+
+@fuzz
+@given(bodies)
+def test_the_claims_door_raises_its_own_error_alone(body: bytes) -> None:
+    with suppress(InvalidToken):
+        claims.parse(decode_claims(body))
+
+
+@fuzz
+@given(bodies, st.sampled_from([wire.IssueRequest, wire.RefreshRequest, wire.VerifyRequest, wire.MergeRequest]))
+def test_the_json_door_raises_its_own_errors_alone(body: bytes, shape: type[wire.Request]) -> None:
+    with suppress(GuestSessionsError):
+        wire.decode(body, shape)
+    with suppress(GuestSessionsError):
+        wire.decode_form(body)
+
+
+@fuzz
+@given(values)
+def test_a_policy_of_any_shape_raises_its_own_error_alone(document: Any) -> None:
+    with suppress(GuestSessionsError):
+        compile_policy(document)
+
+
+@fuzz
+@given(bodies, st.sampled_from(["json", "toml"]))
+def test_a_policy_file_of_any_bytes_raises_its_own_error_alone(content: bytes, form: Any) -> None:
+    with suppress(GuestSessionsError):
+        parse_policy_file(content, format=form)
+
+
+operations = st.fixed_dictionaries(
+    {"op": st.sampled_from(["add", "remove", "replace", "move", "copy", "test"]) | values},
+    optional={
+        "path": st.sampled_from(["", "/a", "/a/0", "/a/-", "/~", "a"]) | values,
+        "from": st.just("/a") | values,
+        "value": values,
+    },
+)
+
+
+@fuzz
+@given(objects, st.lists(operations | values, max_size=4).map(JsonPatch) | objects.map(MergePatch))
+def test_a_patch_of_any_shape_raises_its_own_errors_alone_and_changes_no_argument(
+    payload: dict[str, Any], change: Change
+) -> None:
+    before = repr(payload)
+    with suppress(GuestSessionsError):
+        assert isinstance(change.apply(payload), dict)
+    assert repr(payload) == before
+
+
+settings_texts = texts | st.sampled_from(
+    [
+        "0",
+        "1",
+        "-1",
+        "1e9",
+        "inf",
+        "nan",
+        "٣",
+        "none",
+        "::1",
+        "0.0.0.0",  # noqa: S104 - a text to be refused
+        "http://[",
+        "https://a:b",
+        "10.0.0.0/33",
+        ",",
+        "a,,b",
+    ]
+)
+
+
+def no_file(_path: Path) -> bytes:
+    raise FileNotFoundError(2, "No such file or directory")
+
+
+@fuzz
+@given(
+    st.dictionaries(st.sampled_from(NAMES), settings_texts),
+    st.binary() | texts.map(lambda text: text.encode("utf-8", "replace")),
+)
+def test_settings_of_any_text_raise_their_own_error_alone(variables: dict[str, str], content: bytes) -> None:
+    for read_file in (no_file, lambda _path: content):
+        with suppress(InvalidSettings):
+            Settings.from_mapping(variables, read_file=read_file)
+
+
+@fuzz
+@given(texts)
+def test_an_address_of_redis_raises_a_value_error_alone(text: str) -> None:
+    for scheme in ("redis://", "rediss+sentinel://", "redis+cluster://", "unix://", ""):
+        with suppress(ValueError):
+            parse_redis_url(scheme + text)
+
+
+@fuzz
+@given(bodies | mutated(keyring.to_jwk_set(forge().ring)))
+def test_a_keyring_of_any_bytes_is_damaged_or_whole(stored: bytes) -> None:
+    with suppress(KeyringDamaged):
+        JoseCodec(keyring.from_jwk_set(stored))
+
+
+SEALER = Sealer((base64url(b"s" * 32) + "=",))
+
+
+@fuzz
+@given(bodies | mutated(SEALER.seal(b"ring")))
+def test_what_is_sealed_opens_as_it_was_or_not_at_all(sealed: bytes) -> None:
+    with suppress(KeyringDamaged, WrongSecret):
+        assert SEALER.open(sealed) == b"ring"
+
+
+def gateway() -> Gateway:
+    keys = _Keys()
+    policy = TokenPolicy(
+        issuers=(ISSUER,), audience=(), ttl_s=60, max_ttl_s=60, renew_after_s=30, max_token_bytes=3_800
+    )
+    clock = HandClock(NOW_S + 40)
+    return Gateway(
+        GatewayPolicy(
+            ensure_on="any",
+            headers=frozenset({"payload", "token"}),
+            rate_limit_per_s=1_000_000.0,
+            trusted_proxies=Settings.from_mapping(
+                {"GUEST_TRUSTED_PROXIES": "127.0.0.0/8,::1/128,10.0.0.0/8"}
+            ).gateway.trusted_proxies,
+        ),
+        tokens=Tokens(policy, keys=keys, clock=clock, random_bytes=os.urandom),
+        cookie=GuestCookie(CookiePolicy(name="guest", domain=None, same_site="Lax", secure=False)),
+        clock=clock,
+    )
+
+
+class _Keys:
+    """The forge's ring, ready to sign."""
+
+    class _Loaded:
+        ring = forge().ring
+        codec = CODEC
+        max_lifetime_s = 600
+
+    loaded = _Loaded()
+
+
+GATEWAY = gateway()
+header_values = (
+    texts
+    | st.sampled_from(
+        [
+            f"guest={GOOD}",
+            f"Bearer {GOOD}",
+            "guest=",
+            "guest=a.b.c; guest",
+            "127.0.0.1",
+            "[::1]:80",
+            "10.0.0.1, , ::ffff:1.2.3.4%x",
+        ]
+    )
+    | mutated(f"guest={GOOD}; theme=dark".encode()).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+)
+header_names = st.sampled_from(
+    [
+        "Cookie",
+        "Authorization",
+        "X-Forwarded-For",
+        "X-Forwarded-Method",
+        "Sec-Fetch-Mode",
+        "Sec-Fetch-Dest",
+        "Purpose",
+        "Origin",
+        "X-API-Key",
+    ]
+)
+headers = st.lists(st.tuples(header_names, header_values), max_size=6).map(
+    lambda pairs: CIMultiDictProxy(CIMultiDict(pairs))
+)
+
+
+@fuzz
+@given(headers, texts)
+@example(CIMultiDictProxy(CIMultiDict([("Cookie", f"guest={GOOD}")])), "127.0.0.1")
+def test_a_gateway_answers_whatever_the_headers_and_what_it_answers_fits_headers(
+    sent: CIMultiDictProxy[str], peer: str
+) -> None:
+    verified = GATEWAY.verify(sent)
+    ensured = GATEWAY.ensure(sent, method="GET", peer=peer)
+
+    for answer in (verified or ensured, ensured):
+        for name, value in answer.items():
+            assert (name + value).isascii()
+            assert (name + value).isprintable()
+    if verified is not None:
+        assert verified["X-Guest-Id"] == "G-1"
+        assert any(GOOD in value for value in sent.values())
+
+
+@fuzz
+@given(headers)
+def test_the_guard_lets_in_or_raises_its_own_error(sent: CIMultiDictProxy[str]) -> None:
+    for keys in ((), ("k" * 20,)):
+        policy = AccessPolicy(api_keys=keys, api_keys_file=None, allowed_origins=frozenset({"https://a.example"}))
+        with suppress(GuestSessionsError):
+            Access(policy, clock=HandClock()).check(sent)
+            assert keys == ()
