@@ -8,6 +8,7 @@ import ipaddress
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -28,6 +29,8 @@ MAX_COOKIE_BYTES: Final = 4_096
 RENEWED_ON: Final = frozenset({"document", "empty", "iframe"})
 """`Sec-Fetch-Dest` of what a renewed cookie may ride on. Not on images, scripts and the like: shared caches keep those,
 and would hand one visitor's token to others; and after a rotation each part of a page would be signed for."""
+MAX_TRIED: Final = 8
+"""Tokens of one request: paths and domains set a few; each costs a signature's check, and a head holds hundreds."""
 CLIENTS_REMEMBERED: Final = 65_536
 """Addresses in the rate limiter: some 20 MB at worst; the one seen longest ago is forgotten first."""
 
@@ -115,7 +118,7 @@ class Gateway:
             return self._nobody()
 
     def _find(self, headers: Headers) -> tuple[str, VerifiedToken] | None:
-        for raw_token in self._candidates(headers):
+        for raw_token in islice(self._candidates(headers), MAX_TRIED):
             try:
                 return raw_token, self._tokens.verify(raw_token)
             except InvalidToken:

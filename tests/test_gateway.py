@@ -345,3 +345,12 @@ def test_the_cookie_lives_as_long_as_its_token_and_at_most_400_days() -> None:
 
     assert [f"Max-Age={age};" in cookie.set("t", max_age_s=age) for age in (1, 34_560_000)] == [True, True]
     assert "Max-Age=34560000;" in cookie.set("t", max_age_s=34_560_001)
+
+
+async def test_of_many_cookies_the_first_eight_are_tried(api: Api) -> None:
+    good = f"guest={(await api.issue())['token']}"
+
+    eighth = await api.get("/v1/auth", headers={"Cookie": "; ".join(["guest=a.b.c"] * 7 + [good])})
+    ninth = await api.get("/v1/auth", headers={"Cookie": "; ".join(["guest=a.b.c"] * 8 + [good])})
+
+    assert (eighth.status, ninth.status) == (200, 401)
