@@ -66,7 +66,10 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    """One client's connection. A head is under way while bytes have come and no request waits or runs."""
+    """One client's connection. A head is under way while bytes have come and no request waits or runs.
+
+    The first bytes may come before aiohttp has begun to wait for a request, which the count of requests tells.
+    """
 
     __slots__ = ("_head_bytes", "_head_timeout_s", "_head_timer")
 
@@ -79,7 +82,7 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         super().data_received(data)
-        if self._waiter is not None and not self._waiter.done():
+        if self._request_count == 0 or (self._waiter is not None and not self._waiter.done()):
             self._go_on_with_head(len(data))
         elif self._head_timer is not None:
             self._end_head()

@@ -149,3 +149,16 @@ class ExitStackOfWires:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(each.__aexit__(None, None, None) for each in self._open))
+
+
+def test_half_a_head_that_comes_with_the_connection_is_given_up_too(tmp_path: Path) -> None:
+    with running(tmp_path) as service, ExitStack() as stack:
+        silent = [stack.enter_context(socket.socket()) for _ in range(50)]
+        for each in silent:
+            each.settimeout(20)
+            each.connect(("127.0.0.1", port_of(service)))
+            each.sendall(HALF_HEAD)
+
+        answers = [each.recv(17) for each in silent]
+
+    assert answers == [b"HTTP/1.1 408 Requ"] * 50
