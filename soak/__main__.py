@@ -67,7 +67,7 @@ async def _soak(*, total_s: float, rate: float, seed: int, out: Path) -> Tally:
             *_visits(traffic, rate=rate),
             rotate(tally, environment(variables), every_s=rotate_every_s),
             RedisTrouble(redis, tally, chance).happen(every_s=max(15.0, total_s / 200)),
-            _watch(tally, service.process.pid, total_s=total_s),
+            _watch(tally, traffic, service.process.pid, total_s=total_s),
         ]
         tasks = [asyncio.create_task(each) for each in work]
         try:
@@ -106,14 +106,17 @@ def _visits(traffic: Traffic, *, rate: float) -> list[Coroutine[Any, Any, None]]
     ]
 
 
-async def _watch(tally: Tally, pid: int, *, total_s: float) -> None:
+async def _watch(tally: Tally, traffic: Traffic, pid: int, *, total_s: float) -> None:
     """Looks at the service's memory, and shows how it stands."""
     page_mib = os.sysconf("SC_PAGE_SIZE") / 2**20
     with Live(console=Console(stderr=True), refresh_per_second=1, transient=True) as live:
         while True:
             tally.sample(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page_mib)  # noqa: ASYNC240 - no disk
             live.update(as_table(tally, total_s=total_s))
+            asked_s = time.monotonic()
             await asyncio.sleep(SAMPLE_EVERY_S)
+            own_s = time.monotonic() - asked_s - SAMPLE_EVERY_S
+            tally.lagged(own_s=own_s, service_s=await traffic.longest_lag_s())
 
 
 if __name__ == "__main__":

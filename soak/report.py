@@ -66,6 +66,10 @@ def as_text(tally: Tally) -> str:
             f"at most {max(each.rss_mib for each in samples):.1f}; "
             f"growth after {warm_up_s:.0f} s: {tally.rss_growth_mib(warm_up_s=warm_up_s):+.1f} MiB"
         ),
+        (
+            f"longest stall of an event loop: the service's {tally.service_lag_s:.2f} s, "
+            f"the load's own {tally.own_lag_s:.2f} s"
+        ),
         *(f"{promise}: {tally.broken[promise]}" for promise in PROMISES),
         *tally.faults,
     ]

@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 
 HANG_S: Final = 5.0
-MOST_FAULTS_TOLD: Final = 50
+MOST_FAULTS_TOLD: Final = 10
+"""Of each broken promise."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -34,6 +35,8 @@ class Tally:
         self.broken: Counter[str] = Counter()
         self.faults: list[str] = []
         self.samples: list[Sample] = []
+        self.own_lag_s = 0.0
+        self.service_lag_s = 0.0
         self._latencies_ms: list[float] = []
         self._all_latencies_us: Counter[int] = Counter()
 
@@ -62,8 +65,13 @@ class Tally:
     def fault(self, promise: str, what: str) -> None:
         """A promise was broken."""
         self.broken[promise] += 1
-        if len(self.faults) < MOST_FAULTS_TOLD:
+        if self.broken[promise] <= MOST_FAULTS_TOLD:
             self.faults.append(f"{self.elapsed_s:8.1f} s  {promise}: {what}")
+
+    def lagged(self, *, own_s: float, service_s: float) -> None:
+        """How late the event loops came round: this load's own, which is no fault of the service, and the service's."""
+        self.own_lag_s = max(self.own_lag_s, own_s)
+        self.service_lag_s = max(self.service_lag_s, service_s)
 
     def sample(self, rss_mib: float) -> None:
         """Takes the latencies since the last sample together."""

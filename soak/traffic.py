@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import socket
 import struct
 from collections import deque
@@ -69,6 +70,14 @@ class Traffic:
         """A token of a while ago, often of a key that has been retired since, holds still."""
         if self._tokens:
             await self._must_hold(*self._chance.choice(self._tokens))
+
+    async def longest_lag_s(self) -> float:
+        """Of the service's event loop, as its metrics tell."""
+        async with self._session.get(f"{self._base_url}/metrics") as response:
+            found = re.search(
+                r"^guest_sessions_event_loop_longest_lag_seconds (\S+)$", await response.text(), re.MULTILINE
+            )
+        return float(found[1]) if found else 0.0
 
     async def verifier(self) -> None:
         """Somebody who verifies offline fetches the keys; the next forgeries claim the newest of them."""
