@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, TypeVar
 
@@ -17,7 +18,7 @@ from service.jose_codec import inspect as decode_unverified
 from service.keys_cli import keys
 from service.merge_policies import Policy, compile_policy
 from service.merging import Candidate, merge_guests
-from service.settings import Settings
+from service.settings import Settings, parse_api_keys_file
 from service.tokens import Merged, Refused
 
 T = TypeVar("T")
@@ -25,7 +26,9 @@ T = TypeVar("T")
 DID_NOT_HOLD: Final = 1
 USAGE: Final = 2
 
-_URL_HELP = "Ask the service at this address instead of the local keyring; its API key is the first of GUEST_API_KEYS."
+_URL_HELP = (
+    "Ask the service at this address instead of the local keyring; its API key is the first of GUEST_API_KEYS(_FILE)."
+)
 url_option = click.option("--url", metavar="URL", help=_URL_HELP)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 tokens_argument = click.argument("tokens", nargs=-1, metavar="[TOKEN]...")
@@ -35,7 +38,7 @@ tokens_argument = click.argument("tokens", nargs=-1, metavar="[TOKEN]...")
 @click.version_option(package_name="guest-sessions", prog_name="guest-sessions")
 @click.pass_context
 def main(context: click.Context) -> None:
-    r"""Sessions for visitors who have not logged in, as long-lived signed JWTs.
+    """Sessions for visitors who have not logged in, as long-lived signed JWTs.
 
     \b
     A first round, in two terminals:
@@ -46,7 +49,7 @@ def main(context: click.Context) -> None:
     service listens on 127.0.0.1:8080 and keeps its keys in ./data/keys.
 
     Exit codes: 0 done, 1 it did not hold (a bad token, say), 2 usage or settings.
-    """
+    """  # noqa: D301 - click wants the character itself: it keeps the lines as they are
     context.obj = load_settings
 
 
@@ -124,12 +127,23 @@ def verify(tokens: tuple[str, ...], audience: tuple[str, ...], url: str | None, 
 
 @main.command()
 @tokens_argument
+@click.option("--url", metavar="URL", help="Let the service at this address check the tokens too.")
 @json_option
-def inspect(tokens: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
-    """Show what tokens say, WITHOUT checking a signature. Without arguments: one a line from standard input."""
-    for token in _given(tokens):
-        content = _unverified(token)
-        click.echo(reports.as_json(content) if as_json else reports.unverified(content))
+def inspect(tokens: tuple[str, ...], url: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Show what tokens say, WITHOUT checking a signature. Without arguments: one a line from standard input.
+
+    With --url the verdict of the service there comes with each token; exit 1 if any is bad.
+    """
+    given = _given(tokens)
+    contents = [_unverified(token) for token in given]
+    answers = [] if url is None else _call(url, lambda api: _verify_all(api, given))
+    for content, answer in zip_longest(contents, answers):
+        if as_json:
+            click.echo(reports.as_json(content if answer is None else {**content, "verified": answer}))
+        else:
+            click.echo(reports.unverified(content) if answer is None else reports.checked(content, answer))
+    if not all(answer["active"] for answer in answers):
+        sys.exit(DID_NOT_HOLD)
 
 
 @main.command()
@@ -205,7 +219,16 @@ def _call(url: str | None, ask: Callable[[ApiClient], Coroutine[Any, Any, T]]) -
 
 
 def _first_api_key() -> str | None:
-    return os.environ.get("GUEST_API_KEYS", "").partition(",")[0].strip() or None
+    """The key to call with; the other settings are the service's, and need not be good here."""
+    file = os.environ.get("GUEST_API_KEYS_FILE")
+    if not file:
+        return os.environ.get("GUEST_API_KEYS", "").partition(",")[0].strip() or None
+    try:
+        return parse_api_keys_file(Path(file).read_text("utf-8"))[0]
+    except OSError as error:
+        _fail(f"GUEST_API_KEYS_FILE: cannot be read: {error.strerror}", USAGE)
+    except ValueError as error:
+        _fail(f"GUEST_API_KEYS_FILE: {error}", USAGE)
 
 
 def _local_readyz(environment: Mapping[str, str]) -> str:

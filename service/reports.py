@@ -38,7 +38,16 @@ def span(seconds: int) -> str:
 def unverified(content: dict[str, Any]) -> str:
     """A token's content that nobody vouches for, with the warning that says so."""
     warning = click.style("not verified: anyone can write this", fg="yellow")
-    return f"{warning}\n{msgspec.json.format(msgspec.json.encode(content), indent=2).decode()}"
+    return f"{warning}\n{_indented(content)}"
+
+
+def checked(content: dict[str, Any], answer: dict[str, Any]) -> str:
+    """A token's content under the verdict of a service on it."""
+    return f"{verdict(answer)}\n{_indented(content)}"
+
+
+def _indented(document: dict[str, Any]) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 
 
 def print_merge(result: MergeResult, refused: Sequence[Refused]) -> None:

@@ -273,6 +273,8 @@ def _parse_issuers(text: str) -> tuple[str, ...]:
             raise ValueError("must be http:// or https:// addresses without query, fragment or user")
         if not all("!" <= character <= "~" and character not in '"\\<>' for character in issuer):
             raise ValueError("must be of visible ASCII characters, fit for a URL")
+        if url.port == 0:  # any other that cannot be is refused by `port` itself
+            raise ValueError("has no port to be reached at")
     return issuers
 
 

@@ -60,7 +60,8 @@ def test_help_names_every_command_and_a_first_round(cli: Cli) -> None:
     for command in ("serve", "issue", "verify", "inspect", "merge", "healthcheck"):
         assert f"\n  {command} " in shown.stdout
         assert cli(command, "--help").returncode == 0
-    assert "guest-sessions serve" in shown.stdout
+    assert "\n    guest-sessions serve\n" in shown.stdout
+    assert "\\b" not in shown.stdout
 
 
 def test_the_version_is_the_distribution_s(cli: Cli) -> None:
@@ -185,6 +186,23 @@ def test_a_faulty_policy_or_session_is_told_with_its_place(cli: Cli, tmp_path: P
     assert (policy.returncode, session.returncode) == (1, 1)
     assert "/default: " in policy.stderr
     assert "/session/merged_guests: " in session.stderr
+
+
+def test_a_running_service_says_what_it_holds_of_an_inspected_token(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "api-keys").write_text(f"# the shop\n{KEY}\n")
+    with running(tmp_path, GUEST_API_KEYS=KEY) as service:
+        there = {"GUEST_API_KEYS_FILE": "api-keys"}
+        token = cli("issue", "--url", service.base_url, **there).stdout.strip()
+        good = cli("inspect", "--url", service.base_url, token, **there)
+        bad = cli("inspect", "--json", "--url", service.base_url, f"{token[:-8]}AAAAAAAA", **there)
+    missing = cli("verify", "--url", service.base_url, token, GUEST_API_KEYS_FILE="nothing")
+    empty = cli("verify", "--url", service.base_url, token, GUEST_API_KEYS_FILE="/dev/null")
+
+    assert (good.returncode, bad.returncode, missing.returncode, empty.returncode) == (0, 1, 2, 2)
+    assert good.stdout.startswith("good  G-")
+    assert json.loads(bad.stdout)["verified"] == {"active": False, "reason": "bad_signature"}
+    assert "GUEST_API_KEYS_FILE: cannot be read" in missing.stderr
+    assert "GUEST_API_KEYS_FILE: holds no key" in empty.stderr
 
 
 def test_a_running_service_is_asked_with_its_api_key(cli: Cli, tmp_path: Path) -> None:

@@ -205,7 +205,10 @@ def test_a_rate_limit_needs_trusted_proxies_off_loopback() -> None:
 
 @pytest.mark.parametrize(
     "issuer",
-    ["guests", "ftp://a.example", "https://", "https://a.example?x", "https://a.example#x", "https://u@a.example"],
+    [
+        *("guests", "ftp://a.example", "https://", "https://a.example?x", "https://a.example#x", "https://u@a.example"),
+        *("http://a.example:65536", "http://a.example:x", "http://a.example:0"),
+    ],
 )
 def test_an_issuer_is_an_address(issuer: str) -> None:
     assert faults(GUEST_ISSUER=issuer) == ["GUEST_ISSUER"]
