@@ -9,6 +9,7 @@ the process is left alone, and the process goes on with the ring it holds.
 import asyncio
 import hashlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -31,6 +32,11 @@ CACHE_POLL_S: Final = 1.0
 DROP_PATIENCE_S: Final = 3_600
 """A key must have been safe to drop for that long by the steady clock: a wall clock that jumps into the next decade for
 a moment must not cost anybody their key."""
+FOUNDING_PATIENCE_S: Final = 5.0
+"""For how long Redis must be seen empty after it could not be seen. One that comes back empty gets its ring again from
+a running keeper within 2 s; a keeper with an empty folder must not found another deployment before that."""
+LEAST_BETWEEN_PUTS_S: Final = 0.5
+"""Two deployments on one Redis would else overwrite each other as fast as notifications go."""
 
 Role = Literal["keeper", "follower"]
 
@@ -91,6 +97,7 @@ class Keys:
         self._confirmed_at: float | None = None
         self._copy_revision = 0
         self._copy_seen = False
+        self._obscured_at = self._put_at = -math.inf
         self._changed = asyncio.Event()
         self._health = {"file": "off" if file is None else "unread", "redis": "off" if copy is None else "unread"}
         self._problems: dict[str, str] = {}
@@ -184,12 +191,16 @@ class Keys:
 
     async def _look_before_founding(self, copy: RingCopy) -> KeyRing | None:
         try:
-            return await copy.get()
+            theirs = await copy.get()
         except KeyringError as error:
             self._note("redis", error)
+            self._obscured_at = self._steady_clock()
             raise KeyringError(
                 f"The folder of the keyring is empty, and Redis cannot tell whether there is one: {error.detail}"
             ) from error
+        if theirs is None and self._steady_clock() - self._obscured_at < FOUNDING_PATIENCE_S:
+            raise KeyringError("The folder of the keyring is empty; waiting for a running keeper to fill Redis again.")
+        return theirs
 
     def _found(self, current: KeyRing | None) -> KeyRing:
         return current or self._mint.ring(now_s=self._clock())
@@ -310,7 +321,8 @@ class Keys:
         except CacheUnavailable:
             raise
         except KeyringError:
-            await self._put(copy, held)
+            if self._steady_clock() - self._put_at >= LEAST_BETWEEN_PUTS_S:
+                await self._put(copy, held)
             raise
         if theirs is not None and theirs != held and theirs.revision >= held.revision:
             held = await self._join(file, held, theirs)
@@ -326,6 +338,7 @@ class Keys:
 
     async def _put(self, copy: RingCopy, ring: KeyRing) -> None:
         await copy.put(ring)
+        self._put_at = self._steady_clock()
         self._copy_revision = ring.revision
         self._counts["put_back"] += 1
         log.info("put revision %d of the keyring into redis", ring.revision)

@@ -10,7 +10,7 @@ from service import keyring
 from service.errors import KeyringError, StoreUnavailable
 from service.file_store import FileStore
 from service.keyring import KeyPolicy, KeyRing
-from service.keys import Keys
+from service.keys import FOUNDING_PATIENCE_S, LEAST_BETWEEN_PUTS_S, Keys
 from service.ports import CodecMaker, KeyCache
 from service.ring_places import KeyMint, RingCopy, RingFile
 from service.sealing import Sealer, is_sealed, make_secret
@@ -466,6 +466,7 @@ async def test_a_keeper_puts_its_ring_back_after_every_loss_and_everything_wrong
         (older, "keyring_older"),
         (other.cache.content, "keyring_foreign"),
     ]:
+        world.pass_s(LEAST_BETWEEN_PUTS_S)
         world.cache.content = wrong
         await tick(follower)
         assert (held(follower), follower.status().redis) == (ring, code)
@@ -486,6 +487,7 @@ async def test_a_copy_that_lags_behind_the_file_is_no_rollback_but_one_that_goes
         assert keeper.status().redis == "ok"
         assert not caplog.records
         world.cache.content = older
+        world.pass_s(LEAST_BETWEEN_PUTS_S)
         await tick(keeper)
     assert [record.getMessage() for record in caplog.records] == [
         "redis: The keyring is of revision 1, older than 2, which was seen."
@@ -542,8 +544,44 @@ async def test_a_keeper_with_an_empty_folder_waits_while_the_cache_is(world: Wor
     assert not world.path.exists()
 
     world.cache.available, world.cache.content, world.cache.claimed = True, None, False
+    world.pass_s(FOUNDING_PATIENCE_S)
     await tick(keys)
     assert states(keys) == ["active"]
+
+
+async def test_a_cache_that_comes_back_empty_is_left_to_the_keeper_that_has_the_ring(
+    world: World, tmp_path: Path
+) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    unmounted = World(tmp_path / "unmounted")
+    unmounted.cache, unmounted.steady_clock = world.cache, world.steady_clock
+    world.cache.available = False
+    waiting = unmounted.keeper(secrets=(SECRET,), cache=world.cache)
+    await waiting.start()
+
+    world.cache.available, world.cache.content = True, None
+    world.pass_s(FOUNDING_PATIENCE_S - 1)
+    await tick(waiting)
+    assert waiting.loaded is None
+    assert world.cache.content is None
+
+    await tick(keeper, waiting)
+    assert held(waiting) == held(keeper)
+
+
+async def test_two_deployments_on_one_cache_do_not_chase_each_other(world: World, tmp_path: Path) -> None:
+    here = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await here.start()
+    other = World(tmp_path / "other")
+    other.file(secrets=(SECRET,)).update(lambda _: other.mint().ring(now_s=NOON_S))
+    there = other.keeper(secrets=(SECRET,), cache=world.cache)
+    await there.start()
+    for _ in range(9):
+        await tick(here, there)
+
+    assert here.status().counts["put_back"] + there.status().counts["put_back"] <= 3
+    assert held(here).ring_id != held(there).ring_id
 
 
 async def test_keepers_on_different_volumes_that_start_at_once_end_with_one_ring(tmp_path: Path) -> None:
