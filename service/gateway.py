@@ -26,9 +26,6 @@ MAX_COOKIE_AGE_S: Final = 34_560_000
 """400 days, the most that browsers grant (RFC 6265bis, section 5.5)."""
 MAX_COOKIE_BYTES: Final = 4_096
 """Of name, value and attributes together: the least that every browser keeps (RFC 6265, section 6.1)."""
-RENEWED_ON: Final = frozenset({"document", "empty", "iframe"})
-"""`Sec-Fetch-Dest` of what a renewed cookie may ride on. Not on images, scripts and the like: shared caches keep those,
-and would hand one visitor's token to others; and after a rotation each part of a page would be signed for."""
 MAX_TRIED: Final = 8
 """Tokens of one request: paths and domains set a few; each costs a signature's check, and a head holds hundreds."""
 CLIENTS_REMEMBERED: Final = 65_536
@@ -109,7 +106,7 @@ class Gateway:
         """The identity headers of the visitor's guest, a new one on a first visit; empty ones where there is none."""
         found = self._find(headers)
         if found is not None:
-            return self._known(headers, *found)
+            return self._known(*found)
         if not self._may_mint(headers, method=method) or not self._limiter.allows(self._client(headers, peer)):
             return self._nobody()
         try:
@@ -133,8 +130,8 @@ class Gateway:
         if scheme.lower() == "bearer":
             yield credentials.strip()
 
-    def _known(self, headers: Headers, raw_token: str, token: VerifiedToken) -> dict[str, str]:
-        if token.refresh_due and headers.get("Sec-Fetch-Dest", "empty") in RENEWED_ON:
+    def _known(self, raw_token: str, token: VerifiedToken) -> dict[str, str]:
+        if token.refresh_due:
             try:
                 renewed = self._tokens.renew(token)
             except (NotReady, TokenTooLarge):
