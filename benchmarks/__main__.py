@@ -14,7 +14,6 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.load import Burst, burst
 from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, service_variables
 from benchmarks.report import (
     BEFORE,
@@ -30,9 +29,10 @@ from benchmarks.report import (
     percentile,
     summarise,
 )
-from benchmarks.servers import Server, answering, cores, free_port, pin, running
+from benchmarks.servers import CONNECTIONS, Server, answering, cores, free_port, pin, running
 
-CONNECTIONS: Final = 32
+WARM_UP: Final = 0.2
+"""Of a burst, before what is measured: so that the caches hold this server's work and not the last one's."""
 _SERVE: Final = ("-m", "service", "serve")
 FASTEST_PER_S: Final = 16_000
 """No server here answers more: so many new tokens a second are made ready for a burst."""
@@ -105,7 +105,7 @@ async def _run(plan: Plan) -> None:
 
 async def _answer_size(server: Server, requests: Requests, operation: Operation) -> int:
     some = islice(requests.of(operation, count=1), 1)
-    return (await burst(server.port, some, connections=1, seconds=1, expects=operation.expects)).body_bytes
+    return (await server.connections.burst(some, seconds=1, expects=operation.expects)).body_bytes
 
 
 async def _rounds(plan: Plan, servers: Sequence[Server], requests: Requests) -> list[Row]:
@@ -134,7 +134,7 @@ async def _round(plan: Plan, servers: Sequence[Server], requests: Requests, oper
 
 def _ready(requests: Requests, operation: Operation, *, seconds: float) -> Iterator[bytes]:
     """The requests of one burst, made before it, so that it has the core for itself."""
-    count = int(FASTEST_PER_S * seconds) if operation.needs_new_tokens else 0
+    count = int(FASTEST_PER_S * seconds * (1 + WARM_UP)) if operation.needs_new_tokens else 0
     made = requests.of(operation, count=count)
     return iter(list(made)) if operation.needs_new_tokens else made
 
@@ -144,10 +144,9 @@ async def _sample(plan: Plan, server: Server, requests: Iterator[bytes], operati
     gc.collect()
     gc.disable()
     try:
+        await server.connections.burst(requests, seconds=plan.seconds * WARM_UP, expects=expects)
         before_s = server.cpu_s()
-        found: Burst = await burst(
-            server.port, requests, connections=CONNECTIONS, seconds=plan.seconds, expects=expects
-        )
+        found = await server.connections.burst(requests, seconds=plan.seconds, expects=expects)
         used_s = server.cpu_s() - before_s
     finally:
         gc.enable()

@@ -18,14 +18,12 @@ import click
 import uvloop
 from rich.progress import track
 
-from benchmarks.load import burst
 from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, service_variables
 from benchmarks.report import percentile
 from benchmarks.servers import Server, answering, cores, free_port, pin, running
 from service.app import make_key_operations
 from service.settings import Settings
 
-CONNECTIONS: Final = 32
 SERVE: Final = ("-m", "service", "serve")
 SHARE: Final = 0.7
 """Of the peak."""
@@ -73,7 +71,7 @@ async def _start(algorithm: str, *, core: int | None) -> tuple[float, float]:
         started_s = time.perf_counter()
         with running("service", SERVE, port=port, core=core, variables=variables) as server:
             await answering(server)
-            await burst(port, iter([_READY]), connections=1, seconds=1, expects=b'"ready":true')
+            await server.connections.burst(iter([_READY]), seconds=1, expects=b'"ready":true')
             return time.perf_counter() - started_s, server.cpu_s()
 
 
@@ -82,21 +80,9 @@ _READY: Final = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 async def _latency(server: Server, requests: Requests, operation: Operation, *, seconds: float) -> None:
     """Percentiles while each connection sends at its share of 70 % of what was the peak just before."""
-    peak = await burst(
-        server.port,
-        requests.of(operation, count=0),
-        connections=CONNECTIONS,
-        seconds=min(2.0, seconds),
-        expects=operation.expects,
-    )
-    paced = await burst(
-        server.port,
-        requests.of(operation, count=0),
-        connections=CONNECTIONS,
-        seconds=seconds,
-        expects=operation.expects,
-        per_s=SHARE * peak.per_s,
-    )
+    of, load = requests.of(operation, count=0), server.connections.burst
+    peak = await load(of, seconds=min(2.0, seconds), expects=operation.expects)
+    paced = await load(of, seconds=seconds, expects=operation.expects, per_s=SHARE * peak.per_s)
     ordered = sorted(paced.latencies_s)
     p50_ms, p99_ms = percentile(ordered, 0.5) * 1e3, percentile(ordered, 0.99) * 1e3
     click.echo(
@@ -126,7 +112,7 @@ async def _send(server: Server, requests: Requests, operation: Operation, count:
     """Exactly `count` requests, in pieces, as the tokens of a piece are made before it."""
     for size in _pieces(count, 5_000):
         made: Iterator[bytes] = iter(list(itertools.islice(requests.of(operation, count=size), size)))
-        await burst(server.port, made, connections=CONNECTIONS, seconds=60, expects=operation.expects)
+        await server.connections.burst(made, seconds=60, expects=operation.expects)
 
 
 def _pieces(total: int, size: int) -> Iterator[int]:

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import msgspec
 
-ROUND_TIMEOUT_S: Final = 90.0
+ANSWER_TIMEOUT_S: Final = 30.0
 MAX_LATE_S: Final = 0.05
 """What a connection may fall behind its pace; more would be a burst that nobody asked for."""
 _LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -38,19 +38,20 @@ class WrongAnswer(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection: sends a request, reads the answer, tells, and is then free for the next."""
+    """One keep-alive connection: sends a request, reads the answer, tells the load, and is then free for the next."""
 
-    def __init__(self, load: "Load") -> None:
-        self._load = load
+    def __init__(self) -> None:
+        self.load: Load | None = None
+        self.due_at_s = 0.0
+        self.is_open = False
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._sent_at_s = 0.0
-        self.due_at_s = load.first_due_at_s()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Starts with the first request."""
+        """Waits for a load."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own, no subclass of asyncio's
-        self._load.ready(self)
+        self.is_open = True
 
     def send(self, request: bytes) -> None:
         """Sends one request; the answer is told to the load."""
@@ -62,7 +63,7 @@ class Connection(asyncio.Protocol):
         """Adds up to a whole answer."""
         received = self._received = self._received + data if self._received else data
         head_end = received.find(b"\r\n\r\n")
-        if head_end < 0:
+        if head_end < 0 or self.load is None:
             return
         length = _LENGTH.search(received, 0, head_end)
         body_bytes = int(length[1]) if length else 0
@@ -70,11 +71,13 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         latency_s = time.perf_counter() - self._sent_at_s
-        self._load.answered(self, received, body_bytes=body_bytes, latency_s=latency_s)
+        self.load.answered(self, received, body_bytes=body_bytes, latency_s=latency_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A server that hangs up has failed, unless the burst is over."""
-        self._load.lost(exc)
+        """A server that hangs up under load has failed."""
+        self.is_open = False
+        if self.load is not None:
+            self.load.lost(exc)
 
     def close(self) -> None:
         """Hangs up."""
@@ -83,7 +86,7 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """One burst: every connection sends its next request as soon as the last one is answered."""
+    """One burst: every connection sends its next request as soon as the last one is answered, or at its pace."""
 
     def __init__(
         self, requests: Iterator[bytes], *, ends_at_s: float, expects: bytes, pause_s: float | None = None
@@ -99,16 +102,32 @@ class Load:
         self._body_bytes = 0
         self._latencies_s: list[float] = []
 
-    def first_due_at_s(self) -> float:
-        """When a new connection would have sent last: spread over a pause, so that not all send at once."""
-        return self._loop.time() - random.random() * (self._pause_s or 0)  # noqa: S311 - no secret
-
     async def over(self) -> tuple[list[float], int]:
         """When the last answer has come: every latency, and the size of the last body."""
         await self._over
         return self._latencies_s, self._body_bytes
 
-    def ready(self, connection: Connection) -> None:
+    def join(self, connection: Connection) -> None:
+        """Takes a connection in; where there is a pace, spread over it, so that not all send at once."""
+        connection.load = self
+        connection.due_at_s = self._loop.time() - random.random() * (self._pause_s or 0)  # noqa: S311 - no secret
+        self._ready(connection)
+
+    def answered(self, connection: Connection, answer: bytes, *, body_bytes: int, latency_s: float) -> None:
+        """Counts an answer."""
+        self._under_way -= 1
+        self._body_bytes = body_bytes
+        self._latencies_s.append(latency_s)
+        if answer[9:11] != b"20" or self._expects not in answer:
+            self._fail(WrongAnswer(answer[:500].decode("latin-1")))
+            return
+        self._ready(connection)
+
+    def lost(self, error: Exception | None) -> None:
+        """A connection is gone."""
+        self._fail(error or WrongAnswer("the server hung up"))
+
+    def _ready(self, connection: Connection) -> None:
         """Gives a free connection its next request: at once, or when its pace says so."""
         if self._pause_s is None:
             self._go_on(connection)
@@ -125,53 +144,51 @@ class Load:
         elif not self._under_way and not self._over.done():
             self._over.set_result(None)
 
-    def answered(self, connection: Connection, answer: bytes, *, body_bytes: int, latency_s: float) -> None:
-        """Counts an answer."""
-        self._under_way -= 1
-        self._body_bytes = body_bytes
-        self._latencies_s.append(latency_s)
-        if answer[9:11] != b"20" or self._expects not in answer:
-            self._fail(WrongAnswer(answer[:500].decode("latin-1")))
-            return
-        self.ready(connection)
-
-    def lost(self, error: Exception | None) -> None:
-        """A connection is gone."""
-        if not self._over.done():
-            self._fail(error or WrongAnswer("the server hung up"))
-
     def _fail(self, error: Exception) -> None:
         if not self._over.done():
             self._over.set_exception(error)
 
 
-async def burst(
-    port: int,
-    requests: Iterator[bytes],
-    *,
-    connections: int,
-    seconds: float,
-    expects: bytes,
-    per_s: float | None = None,
-) -> Burst:
-    """Loads the server on `port` for `seconds`, or until the requests run out; with `per_s` no faster than that.
+class Connections:
+    """So many connections to one server, kept from burst to burst: to open one costs as much as several requests."""
 
-    Raises:
-        WrongAnswer: one answer was not 200 or 201, or did not contain what it should.
-    """
-    loop = asyncio.get_running_loop()
-    started_s = time.perf_counter()
-    pause_s = None if per_s is None else connections / per_s
-    load = Load(requests, ends_at_s=started_s + seconds, expects=expects, pause_s=pause_s)
-    opened: list[Connection] = []
-    try:
-        async with asyncio.timeout(ROUND_TIMEOUT_S):
-            for _ in range(connections):
-                _, connection = await loop.create_connection(lambda: Connection(load), "127.0.0.1", port)
-                opened.append(connection)
-            latencies_s, body_bytes = await load.over()
+    def __init__(self, port: int, *, number: int) -> None:
+        self._port = port
+        self._number = number
+        self._open: list[Connection] = []
+
+    async def burst(
+        self, requests: Iterator[bytes], *, seconds: float, expects: bytes, per_s: float | None = None
+    ) -> Burst:
+        """Loads the server for `seconds`, or until the requests run out; with `per_s` no faster than that.
+
+        Raises:
+            WrongAnswer: one answer was not 200 or 201, or did not contain what it should.
+        """
+        await self._replenish()
+        started_s = time.perf_counter()
+        pause_s = None if per_s is None else self._number / per_s
+        load = Load(requests, ends_at_s=started_s + seconds, expects=expects, pause_s=pause_s)
+        try:
+            for connection in self._open:
+                load.join(connection)
+            async with asyncio.timeout(seconds + ANSWER_TIMEOUT_S):
+                latencies_s, body_bytes = await load.over()
+        finally:
+            for connection in self._open:
+                connection.load = None
         elapsed_s = time.perf_counter() - started_s
-    finally:
-        for connection in opened:
+        return Burst(requests=len(latencies_s), seconds=elapsed_s, latencies_s=latencies_s, body_bytes=body_bytes)
+
+    def close(self) -> None:
+        """Hangs up."""
+        for connection in self._open:
             connection.close()
-    return Burst(requests=len(latencies_s), seconds=elapsed_s, latencies_s=latencies_s, body_bytes=body_bytes)
+
+    async def _replenish(self) -> None:
+        """Opens what is missing: servers hang up on what has been idle for long."""
+        loop = asyncio.get_running_loop()
+        self._open = [connection for connection in self._open if connection.is_open]
+        while len(self._open) < self._number:
+            _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
+            self._open.append(connection)

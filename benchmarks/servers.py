@@ -13,16 +13,20 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.load import Connections
+
 START_TIMEOUT_S: Final = 20.0
+CONNECTIONS: Final = 32
 _NS: Final = 1e9
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A running server."""
+    """A running server, and the load's connections to it."""
 
     name: str
     port: int
     pid: int
+    connections: Connections
 
     def cpu_s(self) -> float:
         """Processor time that all its threads have used so far, to the nanosecond, in user and kernel mode."""
@@ -61,6 +65,7 @@ def running(
     folder: Path | None = None,
 ) -> Iterator[Server]:
     """Runs `python ARGUMENTS` on `core`, in `folder`, while the context lasts."""
+    connections = Connections(port, number=CONNECTIONS)
     before = os.sched_getaffinity(0)
     pin(core)
     try:
@@ -73,8 +78,9 @@ def running(
     finally:
         os.sched_setaffinity(0, before)
     try:
-        yield Server(name, port, process.pid)
+        yield Server(name, port, process.pid, connections)
     finally:
+        connections.close()
         process.terminate()
         process.wait(START_TIMEOUT_S)
 
