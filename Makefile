@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 MINUTES ?= 2
+AUDIT_VENV ?= .venv-audit
 FUZZ_EXAMPLES ?= 20000
 API ?= http://127.0.0.1:8080
 EXAMPLES ?= 1000
@@ -155,6 +156,25 @@ fuzz: $(VENV)/.dev ## arbitrary and mutated input at every door, FUZZ_EXAMPLES=2
 soak: $(VENV)/.dev ## good and hostile traffic while keys rotate and Redis fails, for MINUTES=2; report in soak-report/
 	@$(BIN)/python -m soak --minutes $(MINUTES)
 
+.PHONY: mutation
+mutation: $(VENV)/.dev ## sow faults into the modules that safety hangs on, MODULES=all of them; which go unnoticed? an hour
+	@$(BIN)/python -m tests.mutation $(MODULES)
+
+$(AUDIT_VENV)/.made: requirements/audit.txt
+	@$(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@
+
+.PHONY: audit
+audit: $(AUDIT_VENV)/.made ## are there known faults in what is locked? needs PyPI's own service; fails where it cannot be asked
+	$(AUDIT_VENV)/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements/run.txt \
+		$$(sed -n 's/^\([A-Z][A-Za-z0-9-]*\) .*/--ignore-vuln \1/p' requirements/audit-accepted.list)
+
+.PHONY: sbom
+sbom: $(AUDIT_VENV)/.made ## what the service consists of, with hashes: sbom.cdx.json (CycloneDX)
+	@$(AUDIT_VENV)/bin/python -W ignore -m cyclonedx_py requirements requirements/run.txt --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.cdx.json
+	@echo sbom.cdx.json
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its form
 	$(BIN)/ruff check --fix-only .
@@ -165,6 +185,7 @@ lock: $(VENV)/.made ## resolve the dependencies anew, for every supported Python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet --group audit -o requirements/audit.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet --group build -c requirements/dev.txt -o requirements/build.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group demo --constraint requirements/dev.txt -o requirements/demo.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group gateways --constraint requirements/dev.txt -o requirements/gateways.txt
