@@ -15,7 +15,7 @@ from service.file_store import FileStore
 from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
 from service.key_operations import KeyOperations
-from service.keys import Keys, KeysStatus
+from service.keys import REFUSALS, Keys, KeysStatus
 from service.loop_watch import LoopWatch
 from service.metrics import Board, Metrics
 from service.ports import Clock, RandomBytes
@@ -153,6 +153,8 @@ def _gauges(status: KeysStatus, watch: LoopWatch) -> dict[str, float]:
         "keyring_revision": status.revision,
         "keyring_age_seconds": -1 if status.ring_age_s is None else status.ring_age_s,
         "keyring_file_ok": status.file == "ok",
+        "keyring_refused": sum(status.counts.get(refusal.code, 0) for refusal in REFUSALS),
+        "keyring_put_back": status.counts.get("put_back", 0),
         "redis_ok": status.redis == "ok",
         "event_loop_lag_seconds": watch.lag_s,
         "event_loop_longest_lag_seconds": watch.longest_s,

@@ -18,7 +18,15 @@ from typing import Final, Literal
 import msgspec
 
 from service import keyring
-from service.errors import CacheUnavailable, KeyringError, KeyringForeign, KeyringOlder, StoreUnavailable
+from service.errors import (
+    CacheUnavailable,
+    KeyringDamaged,
+    KeyringError,
+    KeyringForeign,
+    KeyringOlder,
+    StoreUnavailable,
+    WrongSecret,
+)
 from service.keyring import KeyPolicy, KeyRing
 from service.ports import Clock, TokenCodec
 from service.ring_places import KeyMint, RingCopy, RingFile
@@ -37,6 +45,9 @@ FOUNDING_PATIENCE_S: Final = 5.0
 a running keeper within 2 s; a keeper with an empty folder must not found another deployment before that."""
 LEAST_BETWEEN_PUTS_S: Final = 0.5
 """Two deployments on one Redis would else overwrite each other as fast as notifications go."""
+
+REFUSALS: Final = (KeyringDamaged, KeyringForeign, KeyringOlder, WrongSecret)
+"""Why a ring that was found in the file or in Redis is not taken."""
 
 Role = Literal["keeper", "follower"]
 

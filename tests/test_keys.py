@@ -493,6 +493,7 @@ async def test_a_copy_that_lags_behind_the_file_is_no_rollback_but_one_that_goes
         "redis: The keyring is of revision 1, older than 2, which was seen."
     ]
     assert world.cache.content != older
+    assert (keeper.status().counts["keyring_older"], keeper.status().counts["put_back"]) == (1, 3)
 
 
 async def test_each_change_of_health_is_one_line_of_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
