@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import base64
 import json
+import math
 import random
 import re
 import sys
@@ -212,15 +213,19 @@ class Trial:
         """Publishes a key, waits until it signs everywhere, and again, for as long as `most_s`."""
         started = time.monotonic()
         while self.report.rotations < times and time.monotonic() - started < most_s:
-            calm, before = not self.redis_calm.locked(), await self.published(self.a_keeper())
+            before, faults = await self.published(self.a_keeper()), self.faults_so_far()
             rotating = asyncio.create_task(command(self.operator, "keys", "rotate", "--json"))
             await self.until(lambda before=before: self.all_publish_more(before))  # type: ignore[misc]
-            kind = "redis up" if calm and not self.redis_calm.locked() else "redis at fault"
-            self.report.follow_s[kind].append(time.time() - self.ring_file.stat().st_mtime)
+            kind = "redis up" if faults == self.faults_so_far() else "redis at fault"
+            self.report.follow_s[kind].append(time.time() - self.ring_file.stat().st_ctime)  # since it was renamed
             staged = json.loads(await rotating)["next"]
             await self.until(lambda staged=staged: self.all_sign_with(staged))  # type: ignore[misc]
             self.report.rotations += 1
         self.over = True
+
+    def faults_so_far(self) -> float:
+        """How often Redis was at fault until now; during a fault NaN, which equals nothing."""
+        return math.nan if self.redis_calm.locked() else self.report.faults.total()
 
     async def all_publish_more(self, before: set[str]) -> bool:
         return all([await self.published(replica) > before for replica in self.replicas if replica.up])
