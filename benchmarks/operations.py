@@ -97,7 +97,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         name="merge",
-        label="merge, 3 KB guest into 3 KB session, ten rules",
+        label="merge, 3 KB into 3 KB, ten rules",
         method="POST",
         path="/v1/merge",
         peer=False,

@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
 
 def as_text(rows: Sequence[Row], *, about: str) -> str:
     """A table for a terminal."""
-    head = f"{'operation':<47}{'constant':>10}{'service':>10}{'µs cpu':>8}{'ratio':>7}{'by cpu':>8}{'floor':>7}"
+    head = f"{'operation':<36}{'constant':>10}{'service':>10}{'µs cpu':>8}{'ratio':>7}{'by cpu':>8}{'floor':>7}"
     lines = [about, "", f"{head}{'aim':>6}{'p50 ms':>8}{'p99 ms':>8}   others' ratio"]
     for row in rows:
         operation = row.operation
@@ -85,7 +85,7 @@ def as_text(rows: Sequence[Row], *, about: str) -> str:
             if name in row.ratio
         ]
         lines.append(
-            f"{operation.label:<47}{row.per_s[CONSTANT]:>10,.0f}{row.per_s[SERVICE]:>10,.0f}"
+            f"{operation.label:<36}{row.per_s[CONSTANT]:>10,.0f}{row.per_s[SERVICE]:>10,.0f}"
             f"{row.cpu_us[SERVICE]:>8.1f}{row.ratio[SERVICE]:>7.2f}{row.cpu_ratio[SERVICE]:>8.2f}"
             f"{_number(operation.floor):>7}{_number(operation.aim):>6}"
             f"{row.p50_ms[SERVICE]:>8.2f}{row.p99_ms[SERVICE]:>8.2f}   {', '.join(others)}"

@@ -96,7 +96,7 @@ class _Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Sends an answer; those that aiohttp itself gives (404, 405, 417) become problems of ours."""
-        if isinstance(resp, web.HTTPException):
+        if resp.status >= HTTPStatus.BAD_REQUEST and isinstance(resp, web.HTTPException):
             resp = failure_response(resp, request)
         if not request.body_exists and request.content_length:
             # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
