@@ -223,3 +223,15 @@ def test_of_several_faults_the_first_in_the_contract_s_order_is_told() -> None:
 
 def test_a_token_from_the_future_is_good_as_the_signature_vouches_and_clocks_differ() -> None:
     assert reason_of(made(), now_s=0) is None
+
+
+def test_callers_may_name_no_claim_of_the_token_itself_nor_one_that_would_mislead() -> None:
+    own = {"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "ver", "payload"}
+
+    assert own == claims.REGISTERED
+    assert {*own, "nbf", "active", "token_type"} == claims.RESERVED
+
+
+def test_claims_never_change() -> None:
+    with pytest.raises(AttributeError):
+        made().version = 2  # type: ignore[misc]  # that it is refused is the point
