@@ -1,17 +1,18 @@
 """The client connections: aiohttp's server, with a bound on a request's head and our own answers to what it refuses.
 
 aiohttp by itself waits 75 s for the rest of a head, lets one grow to megabytes, logs a malformed header line whole (an
-API key in it included), echoes it, and names its version. Knows nothing of routes.
+API key in it included), echoes it, names its version, and when told to end drops the rest of a body that is under way.
+Knows no route, only that most have a path without parameters.
 """
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from service.errors import GuestSessionsError
@@ -32,6 +33,8 @@ LINGERING_S: Final = 2.0
 SHUTDOWN_S: Final = 10.0
 """For requests under way when the service is told to end: twice what a body may take."""
 
+_Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+
 
 class Runner(web.AppRunner):
     """Runs an application over guarded connections."""
@@ -49,20 +52,49 @@ class Runner(web.AppRunner):
         )
         self._head_timeout_s = head_timeout_s
 
+    async def shutdown(self) -> None:
+        """Idle connections have ended, the others not yet: requests under way still come in, and are answered."""
+        assert self.server is not None  # noqa: S101 - for the types: it is there until the clean-up's end
+        last = [
+            task for each in self.server.connections if isinstance(each, _Connection) and (task := each.last_request)
+        ]
+        if last:
+            await asyncio.wait(last, timeout=SHUTDOWN_S)
+        await super().shutdown()
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made, head_timeout_s=self._head_timeout_s)
+        return _Server(made, handler=_straight(self.app, made.request_handler), head_timeout_s=self._head_timeout_s)
 
 
 class _Server(web.Server):
     """Makes our connections where aiohttp's server would make its own."""
 
-    def __init__(self, made: web.Server, *, head_timeout_s: float) -> None:
-        super().__init__(made.request_handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - what the application set
+    def __init__(self, made: web.Server, *, handler: _Handler, head_timeout_s: float) -> None:
+        super().__init__(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - what the application set
         self._head_timeout_s = head_timeout_s
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, head_timeout_s=self._head_timeout_s, loop=self._loop, **self._kwargs)
+
+
+def _straight(app: web.Application, resolve: _Handler) -> _Handler:
+    """Straight to the handler of a path without parameters; all else through aiohttp's router, which takes its time."""
+    plain = {
+        (route.method, resource.canonical): route.handler
+        for resource in app.router.resources()
+        if isinstance(resource, web.PlainResource)
+        for route in resource
+    }
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        path = request.raw_path.partition("?")[0]
+        handler = plain.get((request.method, path)) or plain.get((hdrs.METH_ANY, path))
+        if handler is None or hdrs.EXPECT in request.headers:
+            return resolve(request)
+        return handler(request)  # type: ignore[arg-type]  # no view classes are routed here
+
+    return handle
 
 
 class _Connection(web.RequestHandler):
@@ -71,21 +103,34 @@ class _Connection(web.RequestHandler):
     The first bytes may come before aiohttp has begun to wait for a request, which the count of requests tells.
     """
 
-    __slots__ = ("_head_bytes", "_head_timeout_s", "_head_timer")
+    __slots__ = ("_head_bytes", "_head_timeout_s", "_head_timer", "_last_request")
 
     def __init__(self, manager: web.Server, *, head_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
         self._head_timeout_s = head_timeout_s
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._last_request = False
+
+    @property
+    def last_request(self) -> "asyncio.Task[None] | None":
+        """What ends with the answer to the request that was under way when no further one was to be taken."""
+        return self._task_handler if self._last_request else None
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         super().data_received(data)
-        if self._request_count == 0 or (self._waiter is not None and not self._waiter.done()):
+        if self._awaits_request():
             self._go_on_with_head(len(data))
         elif self._head_timer is not None:
             self._end_head()
+
+    def close(self) -> None:
+        """Takes no further request. aiohttp would drop what is still to come of the one under way, too."""
+        if self._awaits_request() or self._close:
+            super().close()
+        else:
+            self._last_request = True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has gone, or was sent away."""
@@ -98,8 +143,8 @@ class _Connection(web.RequestHandler):
         """Sends an answer; those that aiohttp itself gives (404, 405, 417) become problems of ours."""
         if resp.status >= HTTPStatus.BAD_REQUEST and isinstance(resp, web.HTTPException):
             resp = failure_response(resp, request)
-        if not request.body_exists and request.content_length:
-            # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
+        # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
+        if self._last_request or (not request.body_exists and request.content_length):
             resp.force_close()
         return super().finish_response(request, resp, start_time)
 
@@ -124,6 +169,9 @@ class _Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def _awaits_request(self) -> bool:
+        return self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
+
     def _go_on_with_head(self, further_bytes: int) -> None:
         self._head_bytes += further_bytes
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -142,13 +190,5 @@ class _Connection(web.RequestHandler):
     def _refuse(self, problem: GuestSessionsError) -> None:
         """Answers before there is a request, and closes."""
         if self.transport is not None:
-            self.transport.write(_encoded(problem_response(problem, request_id=secrets.token_hex(16))))
+            self.transport.write(problem_response(problem, request_id=secrets.token_hex(16)).encode())
         self.force_close()
-
-
-def _encoded(response: web.Response) -> bytes:
-    body = response.body
-    assert isinstance(body, bytes)  # noqa: S101 - for the types: a problem's body is
-    headers = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
-    lines = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + body

@@ -12,11 +12,12 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from service.answers import Answer, Head
 from service.errors import GuestSessionsError
 
 logger = logging.getLogger("guest_sessions.http")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[Answer]]
 
 PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "malformed_request": (400, "Malformed request"),
@@ -38,9 +39,6 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "not_ready": (503, "Not ready"),
 }
 """`code` → status, title. One title for each code, whatever the occurrence (RFC 9457, section 3.1.3)."""
-
-SERVER: Final = "guest-sessions"
-"""The `Server` header: no versions, which would tell an attacker what to try."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -67,7 +65,7 @@ class HttpProblem(GuestSessionsError):
         return self._facts
 
 
-def problem_response(error: GuestSessionsError, *, request_id: str) -> web.Response:
+def problem_response(error: GuestSessionsError, *, request_id: str) -> Answer:
     """The answer to a request that failed with `error`."""
     status, title = PROBLEMS[error.code]
     document = {
@@ -84,13 +82,12 @@ def problem_response(error: GuestSessionsError, *, request_id: str) -> web.Respo
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
         "X-Request-Id": request_id,
-        "Server": SERVER,
         **(error.headers if isinstance(error, HttpProblem) else {}),
     }
-    return web.Response(status=status, body=msgspec.json.encode(document), headers=headers)
+    return Answer(Head(status, headers), msgspec.json.encode(document))
 
 
-def failure_response(error: Exception, request: web.BaseRequest) -> web.Response:
+def failure_response(error: Exception, request: web.BaseRequest) -> Answer:
     """The answer to a request that failed with whatever `error`: expected, of aiohttp's own, or a bug."""
     request_id = request_id_of(request)
     if isinstance(error, web.HTTPException):

@@ -12,17 +12,17 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 from service import docs_page, wire
 from service.access import Access
+from service.answers import Answer, Head
 from service.errors import Fault, InvalidPolicy, InvalidRequest, InvalidToken, NotReady, TokenTooLarge
 from service.gateway import Gateway, GuestCookie
 from service.keys import Keys
 from service.merge_policies import Policy, compile_policy
 from service.metrics import CONTENT_TYPE, Metrics
 from service.ports import Clock
-from service.problems import SERVER, Handler, HttpProblem, failure_response
+from service.problems import Handler, HttpProblem, failure_response
 from service.tokens import SignedToken, Tokens
 
 BODY_TIMEOUT_S: Final = 5.0
@@ -30,11 +30,10 @@ BODY_TIMEOUT_S: Final = 5.0
 STALE_IF_ERROR_S: Final = 86_400
 """A day on which verifiers may go on with the JWKS they have while this service is down (RFC 5861, section 4)."""
 
-_JSON: Final = CIMultiDict({"Content-Type": "application/json", "Cache-Control": "no-store", "Server": SERVER})
-_PUBLIC: Final = {"Server": SERVER, "X-Content-Type-Options": "nosniff"}
+_PUBLIC: Final = {"X-Content-Type-Options": "nosniff"}
 _IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{16,128}")
 
-BodyHandler = Callable[[web.Request, bytes], Awaitable[web.Response]]
+BodyHandler = Callable[[web.Request, bytes], Awaitable[Answer]]
 
 
 class Api:
@@ -65,14 +64,13 @@ class Api:
         self._clock = clock
         self._body_timeout_s = body_timeout_s
         self._metadata = msgspec.json.encode(_metadata(issuer))
-        self._jwks_headers = CIMultiDict(
-            {
-                **_PUBLIC,
-                "Content-Type": "application/json",
-                "Cache-Control": f"public, max-age={jwks_max_age_s}, stale-if-error={STALE_IF_ERROR_S}",
-                "Access-Control-Allow-Origin": "*",
-            }
-        )
+        published = {
+            **_PUBLIC,
+            "Content-Type": "application/json",
+            "Cache-Control": f"public, max-age={jwks_max_age_s}, stale-if-error={STALE_IF_ERROR_S}",
+            "Access-Control-Allow-Origin": "*",
+        }
+        self._published, self._not_modified = Head(200, published), Head(304, published)
         self._openapi = (resources.files("service") / "openapi.yaml").read_bytes()
 
     def routes(self) -> list[web.RouteDef]:
@@ -96,7 +94,7 @@ class Api:
             self._get("/docs/{name}", self.docs_asset),
         ]
 
-    async def issue(self, request: web.Request, body: bytes) -> web.Response:
+    async def issue(self, request: web.Request, body: bytes) -> Answer:
         """`POST /v1/issue`."""
         asked = wire.decode(body, wire.IssueRequest)
         token = self._tokens.issue(
@@ -108,40 +106,40 @@ class Api:
             idempotency_key=_idempotency_key(request),
         )
         self._metrics.token("issued")
-        return self._token_response(token, status=201, cookie=asked.cookie)
+        return self._token_answer(_CREATED, token, cookie=asked.cookie)
 
-    async def refresh(self, _request: web.Request, body: bytes) -> web.Response:
+    async def refresh(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/refresh-payload`."""
         asked = wire.decode(body, wire.RefreshRequest)
         token = self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None)
         self._metrics.token("refreshed")
-        return self._token_response(token, status=200, cookie=asked.cookie)
+        return self._token_answer(_OK, token, cookie=asked.cookie)
 
-    async def verify(self, _request: web.Request, body: bytes) -> web.Response:
+    async def verify(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/verify`."""
         asked = wire.decode(body, wire.VerifyRequest)
         try:
             token = self._tokens.verify(asked.token, audience=wire.audience_list(asked.audience))
         except InvalidToken as error:
             self._metrics.token(error.reason)
-            return _json({"active": False, "reason": error.reason})
+            return _json(_OK, {"active": False, "reason": error.reason})
         self._metrics.token("verified")
         expires_in_s = token.claims.expires_at_s - int(self._clock())
         bytes_left = self._cookie.bytes_left(token_bytes=token.size_bytes, max_age_s=expires_in_s)
-        return _json(wire.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left))
+        return _json(_OK, wire.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left))
 
-    async def introspect(self, _request: web.Request, body: bytes) -> web.Response:
+    async def introspect(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/introspect` (RFC 7662, section 2)."""
         raw_token = wire.decode_form(body)
         try:
             token = self._tokens.verify(raw_token)
         except InvalidToken as error:
             self._metrics.token(error.reason)
-            return _json({"active": False})
+            return _json(_OK, {"active": False})
         self._metrics.token("verified")
-        return _json({"active": True, **token.claims.to_json()})
+        return _json(_OK, {"active": True, **token.claims.to_json()})
 
-    async def merge(self, _request: web.Request, body: bytes) -> web.Response:
+    async def merge(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/merge`."""
         asked = wire.decode(body, wire.MergeRequest)
         merged = self._tokens.merge(
@@ -153,69 +151,65 @@ class Api:
         )
         self._metrics.token("merged")
         successor = merged.next
-        response = _json(wire.merged_object(merged, None if successor is None else self._token_object(successor)))
+        further = None
         if asked.cookie and not asked.dry_run:
-            response.headers["Set-Cookie"] = self._handover_cookie(successor, renew=asked.renew)
-        return response
+            further = {"Set-Cookie": self._handover_cookie(successor, renew=asked.renew)}
+        answer = wire.merged_object(merged, None if successor is None else self._token_object(successor))
+        return Answer(_OK, msgspec.json.encode(answer), further=further)
 
-    async def auth(self, request: web.Request) -> web.Response:
+    async def auth(self, request: web.Request) -> Answer:
         """`/v1/auth`, any method, any path below: for gateways."""
         headers = request.headers
-        if request.query_string and request.query.get("mode") == "ensure":
+        if _asks_to_ensure(request):
             identity = self._gateway.ensure(headers, method=request.method, peer=request.remote)
             if identity["X-Guest-New"] == "1":
                 self._metrics.token("minted")
-            return web.Response(status=200, headers={**_AUTH, **identity})
+            return Answer(_AUTH, further=identity)
         verified = self._gateway.verify(headers)
-        if verified is None:
-            return web.Response(status=401, headers=_AUTH_REFUSED)
-        return web.Response(status=200, headers={**_AUTH, **verified})
+        return Answer(_AUTH_REFUSED) if verified is None else Answer(_AUTH, further=verified)
 
-    async def jwks(self, request: web.Request) -> web.Response:
+    async def jwks(self, request: web.Request) -> Answer:
         """`GET /.well-known/jwks.json`."""
         loaded = self._keys.loaded
         if loaded is None:
             raise NotReady("There is no signing key yet.")
-        headers = self._jwks_headers.copy()
-        headers["ETag"] = loaded.etag
+        etag = {"ETag": loaded.etag}
         if _matches(request.headers.get("If-None-Match"), loaded.etag):
-            return web.Response(status=304, headers=headers)
-        return web.Response(body=loaded.jwks, headers=headers)
+            return Answer(self._not_modified, further=etag)
+        return Answer(self._published, loaded.jwks, further=etag)
 
-    async def metadata(self, _request: web.Request) -> web.Response:
+    async def metadata(self, _request: web.Request) -> Answer:
         """The discovery documents (OpenID Connect Discovery 1.0, section 4; RFC 8414, section 3)."""
-        return web.Response(body=self._metadata, headers=self._jwks_headers)
+        return Answer(self._published, self._metadata)
 
-    async def healthz(self, _request: web.Request) -> web.Response:
+    async def healthz(self, _request: web.Request) -> Answer:
         """The process answers."""
-        return _json({"status": "ok"})
+        return _json(_OK, {"status": "ok"})
 
-    async def readyz(self, _request: web.Request) -> web.Response:
+    async def readyz(self, _request: web.Request) -> Answer:
         """It can sign; says what Redis is doing."""
         status = self._keys.status()
-        return _json(status, status=200 if status.ready else 503)
+        return _json(_OK if status.ready else _UNAVAILABLE, status)
 
-    async def metrics_text(self, _request: web.Request) -> web.Response:
+    async def metrics_text(self, _request: web.Request) -> Answer:
         """For Prometheus."""
-        headers = {**_PUBLIC, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
-        return web.Response(body=self._metrics.text(), headers=headers)
+        return Answer(_METRICS, self._metrics.text())
 
-    async def openapi(self, _request: web.Request) -> web.Response:
+    async def openapi(self, _request: web.Request) -> Answer:
         """The contract in its machine-readable form."""
-        headers = {**_PUBLIC, "Content-Type": "application/yaml", "Access-Control-Allow-Origin": "*"}
-        return web.Response(body=self._openapi, headers=headers)
+        return Answer(_OPENAPI, self._openapi)
 
-    async def docs(self, _request: web.Request) -> web.Response:
+    async def docs(self, _request: web.Request) -> Answer:
         """The API in a browser."""
-        return web.Response(body=docs_page.HTML, headers={**_DOCS, "Content-Type": "text/html; charset=utf-8"})
+        return Answer(_DOCS, docs_page.HTML, further={"Content-Type": "text/html; charset=utf-8"})
 
-    async def docs_asset(self, request: web.Request) -> web.Response:
+    async def docs_asset(self, request: web.Request) -> Answer:
         """What the page needs, from the package itself."""
         asset = docs_page.assets().get(request.match_info["name"])
         if asset is None:
             raise HttpProblem("not_found", "There is no such asset.")
         body, content_type = asset
-        return web.Response(body=body, headers={**_DOCS, "Content-Type": content_type})
+        return Answer(_DOCS, body, further={"Content-Type": content_type})
 
     def _policy(self, asked: str | dict[str, Any]) -> Policy:
         if isinstance(asked, dict):
@@ -232,14 +226,14 @@ class Api:
     def _bytes_left(self, token: SignedToken) -> int:
         return self._cookie.bytes_left(token_bytes=len(token.raw_token), max_age_s=token.claims.lifetime_s)
 
-    def _token_response(self, token: SignedToken, *, status: int, cookie: bool) -> web.Response:
-        response = _json(self._token_object(token), status=status)
+    def _token_answer(self, head: Head, token: SignedToken, *, cookie: bool) -> Answer:
+        further = None
         if cookie:
             bytes_left = self._bytes_left(token)
             if bytes_left < 0:
                 raise TokenTooLarge(size_bytes=len(token.raw_token), limit_bytes=len(token.raw_token) + bytes_left)
-            response.headers["Set-Cookie"] = self._set_cookie(token)
-        return response
+            further = {"Set-Cookie": self._set_cookie(token)}
+        return Answer(head, msgspec.json.encode(self._token_object(token)), further=further)
 
     def _set_cookie(self, token: SignedToken) -> str:
         return self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)
@@ -251,7 +245,7 @@ class Api:
         return self._cookie.delete()
 
     def _post(self, path: str, handler: BodyHandler, *, media_type: str = "application/json") -> web.RouteDef:
-        async def guarded(request: web.Request) -> web.StreamResponse:
+        async def guarded(request: web.Request) -> Answer:
             self._access.check(request.headers)
             return await handler(request, await _read(request, media_type=media_type, timeout_s=self._body_timeout_s))
 
@@ -263,7 +257,7 @@ class Api:
     def _timed(self, route: str, handler: Handler) -> Handler:
         meter = self._metrics.meter(route)
 
-        async def timed(request: web.Request) -> web.StreamResponse:
+        async def timed(request: web.Request) -> Answer:
             started_s = perf_counter()
             try:
                 response = await handler(request)
@@ -277,23 +271,37 @@ class Api:
         return timed
 
 
-_AUTH: Final = {"Cache-Control": "no-store", "Server": SERVER}
-_AUTH_REFUSED: Final = {**_AUTH, "WWW-Authenticate": 'Bearer realm="guest", error="invalid_token"'}
-_DOCS: Final = {
-    **_PUBLIC,
-    "Content-Security-Policy": docs_page.CSP,
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Cache-Control": "public, max-age=3600",
-}
+_JSON: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+_OK, _CREATED, _UNAVAILABLE = Head(200, _JSON), Head(201, _JSON), Head(503, _JSON)
+_AUTH: Final = Head(200, {"Cache-Control": "no-store"})
+_AUTH_REFUSED: Final = Head(
+    401, {"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="guest", error="invalid_token"'}
+)
+_METRICS: Final = Head(200, {**_PUBLIC, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+_OPENAPI: Final = Head(200, {**_PUBLIC, "Content-Type": "application/yaml", "Access-Control-Allow-Origin": "*"})
+_DOCS: Final = Head(
+    200,
+    {
+        **_PUBLIC,
+        "Content-Security-Policy": docs_page.CSP,
+        "Referrer-Policy": "no-referrer",
+        "X-Frame-Options": "DENY",
+        "Cache-Control": "public, max-age=3600",
+    },
+)
 
 
 async def _expect_nothing(_request: web.Request) -> None:
     """Gateways pass the visitor's `Expect` on; the body is never read here, and a 417 would be one status too many."""
 
 
-def _json(value: object, *, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(value), headers=_JSON)
+def _json(head: Head, value: object) -> Answer:
+    return Answer(head, msgspec.json.encode(value))
+
+
+def _asks_to_ensure(request: web.Request) -> bool:
+    asked = request.rel_url.raw_query_string
+    return asked == "mode=ensure" or (asked != "" and request.query.get("mode") == "ensure")
 
 
 async def _read(request: web.Request, *, media_type: str, timeout_s: float) -> bytes:
@@ -310,8 +318,8 @@ async def _read(request: web.Request, *, media_type: str, timeout_s: float) -> b
     if headers.get(hdrs.TRANSFER_ENCODING, "chunked").lower() != "chunked":
         raise HttpProblem("unsupported_media_type", "No Transfer-Encoding but chunked is taken.")
     try:
-        if request.content.is_eof():
-            return await request.read()  # has come already, with the head: nothing to wait for
+        if request.content.is_eof() and request.content_length:
+            return request.content.read_nowait()  # has come already, with the head: nothing to wait for
         async with asyncio.timeout(timeout_s):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
