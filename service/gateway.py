@@ -97,27 +97,27 @@ class Gateway:
         self._cookie = cookie
         self._limiter = RateLimiter(policy.rate_limit_per_s, clock=clock)
 
-    def verify(self, headers: Headers) -> dict[str, str] | None:
+    async def verify(self, headers: Headers) -> dict[str, str] | None:
         """The identity headers of a good token; None without one."""
-        found = self._find(headers)
+        found = await self._find(headers)
         return None if found is None else self._identity(found[1].claims, raw_token=found[0], new=False)
 
-    def ensure(self, headers: Headers, *, method: str, peer: str | None) -> dict[str, str]:
+    async def ensure(self, headers: Headers, *, method: str, peer: str | None) -> dict[str, str]:
         """The identity headers of the visitor's guest, a new one on a first visit; empty ones where there is none."""
-        found = self._find(headers)
+        found = await self._find(headers)
         if found is not None:
-            return self._known(*found)
+            return await self._known(*found)
         if not self._may_mint(headers, method=method) or not self._limiter.allows(self._client(headers, peer)):
             return self._nobody()
         try:
-            return self._given(self._tokens.issue(payload={}), new=True)
+            return self._given(await self._tokens.issue(payload={}), new=True)
         except (NotReady, TokenTooLarge):
             return self._nobody()
 
-    def _find(self, headers: Headers) -> tuple[str, VerifiedToken] | None:
+    async def _find(self, headers: Headers) -> tuple[str, VerifiedToken] | None:
         for raw_token in islice(self._candidates(headers), MAX_TRIED):
             try:
-                return raw_token, self._tokens.verify(raw_token)
+                return raw_token, await self._tokens.verify(raw_token)
             except InvalidToken:
                 continue
             except NotReady:
@@ -130,10 +130,10 @@ class Gateway:
         if scheme.lower() == "bearer":
             yield credentials.strip()
 
-    def _known(self, raw_token: str, token: VerifiedToken) -> dict[str, str]:
+    async def _known(self, raw_token: str, token: VerifiedToken) -> dict[str, str]:
         if token.refresh_due:
             try:
-                renewed = self._tokens.renew(token)
+                renewed = await self._tokens.renew(token)
             except (NotReady, TokenTooLarge):
                 return self._identity(token.claims, raw_token=raw_token, new=False)
             if self._fits(renewed):

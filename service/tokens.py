@@ -7,7 +7,7 @@ files or Redis.
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +26,21 @@ from service.token_memory import Found, TokenMemory
 
 TOKEN_ID_BYTES: Final = 12
 """96 bits: among a trillion tokens two are alike with a chance of about 1 in 160,000 (n² / 2^97)."""
+
+
+class _Turn:
+    """Lets what else is ready run first, where it is awaited, as `asyncio.sleep(0)` does, for less.
+
+    Each request steps aside right before its signature and right after. So the signatures of all requests under way are
+    made one after the other, and the curve's table, 150 KB, stays in the cache from one to the next: 20 µs less for
+    each (docs/performance.md).
+    """
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+_TURN: Final = _Turn()
 
 
 class SignedToken(msgspec.Struct, frozen=True):
@@ -72,7 +87,7 @@ class Tokens:
         self._memory = TokenMemory()
         self._remembered_under: SigningKeys | None = None
 
-    def issue(
+    async def issue(
         self,
         *,
         payload: dict[str, Any],
@@ -107,17 +122,19 @@ class Tokens:
             further=further or {},
             now_s=self._clock(),
         )
-        return self._signed(keys, made)
+        return await self._signed(keys, made)
 
-    def refresh(self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None) -> SignedToken:
+    async def refresh(self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None) -> SignedToken:
         """The same guest's next token, its payload changed by `change`, or as it is.
 
         Raises:
             InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, TokenTooLarge, NotReady
         """
-        return self.renew(self.verify(raw_token), change=change, ttl_s=ttl_s)
+        return await self.renew(await self.verify(raw_token), change=change, ttl_s=ttl_s)
 
-    def renew(self, token: VerifiedToken, *, change: Change | None = None, ttl_s: int | None = None) -> SignedToken:
+    async def renew(
+        self, token: VerifiedToken, *, change: Change | None = None, ttl_s: int | None = None
+    ) -> SignedToken:
         """As `refresh`, of a token that is verified already. Default lifetime: the old one's, counted from now."""
         keys = self._signing_keys()
         payload = None if change is None else change.apply(token.claims.payload)
@@ -129,9 +146,9 @@ class Tokens:
             payload=None if payload is None or equal(payload, token.claims.payload) else payload,
             now_s=self._clock(),
         )
-        return self._signed(keys, made)
+        return await self._signed(keys, made)
 
-    def verify(self, raw_token: str, *, audience: Sequence[str] = ()) -> VerifiedToken:
+    async def verify(self, raw_token: str, *, audience: Sequence[str] = ()) -> VerifiedToken:
         """Checks signature and claims, in the contract's order; the first check that fails is the reason.
 
         Raises:
@@ -140,7 +157,7 @@ class Tokens:
         """
         keys = self._signing_keys()
         now_s = self._clock()
-        key, verified = self._signed_claims(keys, raw_token)
+        key, verified = await self._signed_claims(keys, raw_token)
         claims.check(
             verified,
             issuers=self._policy.issuers,
@@ -155,19 +172,22 @@ class Tokens:
             refresh_due=key.state is KeyState.RETIRED or now_s - verified.issued_at_s > self._policy.renew_after_s,
         )
 
-    def _signed_claims(self, keys: SigningKeys, raw_token: str) -> Found:
+    async def _signed_claims(self, keys: SigningKeys, raw_token: str) -> Found:
         """The key and the claims of a token with a good signature; not yet held against time or policy."""
         if keys is not self._remembered_under:
             # Another ring may have revoked a key: nothing that was found good under the last one counts any more.
             self._memory, self._remembered_under = TokenMemory(), keys
-        found = self._memory.find(raw_token)
+        memory = self._memory
+        found = memory.find(raw_token)
         if found is None:
+            await _TURN
             key, body = keys.codec.verify(raw_token)
+            await _TURN
             found = key, claims.parse(decode_claims(body))
-            self._memory.put(raw_token, found, body=body)
+            memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
         return found
 
-    def merge(
+    async def merge(
         self,
         raw_tokens: Sequence[str | None],
         *,
@@ -184,32 +204,34 @@ class Tokens:
             NotReady: there is no ring to check with.
         """
         self._signing_keys()
-        good, refused = self._sort_out(raw_tokens, strict=strict)
+        good, refused = await self._sort_out(raw_tokens, strict=strict)
         result = merge_guests(session, good, policy)
         skipped: list[Skipped | Refused] = [*result.skipped, *refused]
         skipped.sort(key=lambda each: each.index)
-        return Merged(result=result, skipped=tuple(skipped), next=self._successor(result.last) if renew else None)
+        return Merged(result=result, skipped=tuple(skipped), next=await self._successor(result.last) if renew else None)
 
-    def _sort_out(self, raw_tokens: Sequence[str | None], *, strict: bool) -> tuple[list[Candidate], list[Refused]]:
+    async def _sort_out(
+        self, raw_tokens: Sequence[str | None], *, strict: bool
+    ) -> tuple[list[Candidate], list[Refused]]:
         good: list[Candidate] = []
         refused: list[Refused] = []
         for index, raw_token in enumerate(raw_tokens):
             if raw_token is None:
                 continue
             try:
-                good.append(Candidate(index, self.verify(raw_token).claims))
+                good.append(Candidate(index, (await self.verify(raw_token)).claims))
             except InvalidToken as error:
                 if strict:
                     raise InvalidToken(error.reason, subject=error.subject, index=index) from error
                 refused.append(Refused(index, error.reason, error.subject))
         return good, refused
 
-    def _successor(self, last: GuestClaims | None) -> SignedToken | None:
+    async def _successor(self, last: GuestClaims | None) -> SignedToken | None:
         """A new guest in the place of those handed over; None where it does not fit, as that must not block a login."""
         try:
             if last is None:
-                return self.issue(payload={})
-            return self.issue(payload={}, further=last.further, audience=last.audience)
+                return await self.issue(payload={})
+            return await self.issue(payload={}, further=last.further, audience=last.audience)
         except TokenTooLarge:
             return None
 
@@ -228,8 +250,11 @@ class Tokens:
             raise InvalidRequest("The ttl is too long.", [Fault("/ttl", f"must be from 1 to {longest_s}")])
         return asked_s
 
-    def _signed(self, keys: SigningKeys, made: GuestClaims) -> SignedToken:
-        raw_token = keys.codec.sign(msgspec.json.encode(made.to_json()))
+    async def _signed(self, keys: SigningKeys, made: GuestClaims) -> SignedToken:
+        body = msgspec.json.encode(made.to_json())
+        await _TURN
+        raw_token = keys.codec.sign(body)
+        await _TURN
         if len(raw_token) > self._policy.max_token_bytes:
             raise TokenTooLarge(size_bytes=len(raw_token), limit_bytes=self._policy.max_token_bytes)
         return SignedToken(raw_token=raw_token, claims=made, key_id=keys.ring.active.kid)

@@ -97,7 +97,7 @@ class Api:
     async def issue(self, request: web.Request, body: bytes) -> Answer:
         """`POST /v1/issue`."""
         asked = wire.decode(body, wire.IssueRequest)
-        token = self._tokens.issue(
+        token = await self._tokens.issue(
             payload=asked.payload,
             further=asked.claims,
             subject=asked.subject or None,
@@ -111,7 +111,7 @@ class Api:
     async def refresh(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/refresh-payload`."""
         asked = wire.decode(body, wire.RefreshRequest)
-        token = self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None)
+        token = await self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None)
         self._metrics.token("refreshed")
         return self._token_answer(_OK, token, cookie=asked.cookie)
 
@@ -119,7 +119,7 @@ class Api:
         """`POST /v1/verify`."""
         asked = wire.decode(body, wire.VerifyRequest)
         try:
-            token = self._tokens.verify(asked.token, audience=wire.audience_list(asked.audience))
+            token = await self._tokens.verify(asked.token, audience=wire.audience_list(asked.audience))
         except InvalidToken as error:
             self._metrics.token(error.reason)
             return _json(_OK, {"active": False, "reason": error.reason})
@@ -132,7 +132,7 @@ class Api:
         """`POST /v1/introspect` (RFC 7662, section 2)."""
         raw_token = wire.decode_form(body)
         try:
-            token = self._tokens.verify(raw_token)
+            token = await self._tokens.verify(raw_token)
         except InvalidToken as error:
             self._metrics.token(error.reason)
             return _json(_OK, {"active": False})
@@ -142,7 +142,7 @@ class Api:
     async def merge(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/merge`."""
         asked = wire.decode(body, wire.MergeRequest)
-        merged = self._tokens.merge(
+        merged = await self._tokens.merge(
             asked.tokens,
             session=asked.session,
             policy=self._policy(asked.policy),
@@ -161,11 +161,11 @@ class Api:
         """`/v1/auth`, any method, any path below: for gateways."""
         headers = request.headers
         if _asks_to_ensure(request):
-            identity = self._gateway.ensure(headers, method=request.method, peer=request.remote)
+            identity = await self._gateway.ensure(headers, method=request.method, peer=request.remote)
             if identity["X-Guest-New"] == "1":
                 self._metrics.token("minted")
             return Answer(_AUTH, further=identity)
-        verified = self._gateway.verify(headers)
+        verified = await self._gateway.verify(headers)
         return Answer(_AUTH_REFUSED) if verified is None else Answer(_AUTH, further=verified)
 
     async def jwks(self, request: web.Request) -> Answer:

@@ -73,104 +73,106 @@ def tokens(source: Source, clock: HandClock) -> Tokens:
     return Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: b"r" * size)
 
 
-def reason(tokens: Tokens, raw_token: str, **arguments: Any) -> str | None:
+async def reason(tokens: Tokens, raw_token: str, **arguments: Any) -> str | None:
     try:
-        tokens.verify(raw_token, **arguments)
+        await tokens.verify(raw_token, **arguments)
     except InvalidToken as error:
         return error.reason
     return None
 
 
-def test_a_signature_is_looked_at_once(tokens: Tokens, source: Source) -> None:
-    raw_token = tokens.issue(payload={"a": 1}).raw_token
+async def test_a_signature_is_looked_at_once(tokens: Tokens, source: Source) -> None:
+    raw_token = (await tokens.issue(payload={"a": 1})).raw_token
 
-    first, second = tokens.verify(raw_token), tokens.verify(raw_token)
+    first, second = await tokens.verify(raw_token), await tokens.verify(raw_token)
 
     assert first == second
     assert source.loaded.codec.verified == 1
 
 
 @pytest.mark.parametrize(("after_s", "expected"), [(9, None), (10, "expired"), (11, "expired")])
-def test_a_remembered_token_expires_to_the_second(
+async def test_a_remembered_token_expires_to_the_second(
     tokens: Tokens, clock: HandClock, after_s: int, expected: str | None
 ) -> None:
-    raw_token = tokens.issue(payload={}, ttl_s=10).raw_token
-    tokens.verify(raw_token)
+    raw_token = (await tokens.issue(payload={}, ttl_s=10)).raw_token
+    await tokens.verify(raw_token)
 
     clock.now_s += after_s
 
-    assert reason(tokens, raw_token) == expected
+    assert await reason(tokens, raw_token) == expected
 
 
-def test_a_remembered_token_is_due_when_it_has_aged(tokens: Tokens, clock: HandClock) -> None:
-    raw_token = tokens.issue(payload={}).raw_token
-    assert not tokens.verify(raw_token).refresh_due
+async def test_a_remembered_token_is_due_when_it_has_aged(tokens: Tokens, clock: HandClock) -> None:
+    raw_token = (await tokens.issue(payload={})).raw_token
+    assert not (await tokens.verify(raw_token)).refresh_due
 
     clock.now_s += 101
 
-    assert tokens.verify(raw_token).refresh_due
+    assert (await tokens.verify(raw_token)).refresh_due
 
 
-def test_a_remembered_token_is_refused_for_another_audience(tokens: Tokens) -> None:
-    raw_token = tokens.issue(payload={}, audience=["shop"]).raw_token
+async def test_a_remembered_token_is_refused_for_another_audience(tokens: Tokens) -> None:
+    raw_token = (await tokens.issue(payload={}, audience=["shop"])).raw_token
 
-    assert reason(tokens, raw_token, audience=["shop"]) is None
-    assert reason(tokens, raw_token, audience=["bank"]) == "wrong_audience"
-    assert reason(tokens, raw_token) is None
+    assert await reason(tokens, raw_token, audience=["shop"]) is None
+    assert await reason(tokens, raw_token, audience=["bank"]) == "wrong_audience"
+    assert await reason(tokens, raw_token) is None
 
 
-def test_a_remembered_token_of_a_revoked_key_is_refused(tokens: Tokens, source: Source) -> None:
-    raw_token = tokens.issue(payload={}).raw_token
-    tokens.verify(raw_token)
+async def test_a_remembered_token_of_a_revoked_key_is_refused(tokens: Tokens, source: Source) -> None:
+    raw_token = (await tokens.issue(payload={})).raw_token
+    await tokens.verify(raw_token)
 
     source.change(keyring.revoke(source.loaded.ring, "k1", spare=key("k2"), now_s=NOW_S))
 
-    assert reason(tokens, raw_token) == "revoked"
+    assert await reason(tokens, raw_token) == "revoked"
 
 
-def test_a_remembered_token_of_a_revoked_time_is_refused(tokens: Tokens, source: Source, clock: HandClock) -> None:
-    raw_token = tokens.issue(payload={}).raw_token
-    tokens.verify(raw_token)
+async def test_a_remembered_token_of_a_revoked_time_is_refused(
+    tokens: Tokens, source: Source, clock: HandClock
+) -> None:
+    raw_token = (await tokens.issue(payload={})).raw_token
+    await tokens.verify(raw_token)
     clock.now_s += 5
 
     source.change(keyring.revoke_before(source.loaded.ring, int(NOW_S) + 1, now_s=clock.now_s))
 
-    assert reason(tokens, raw_token) == "revoked"
+    assert await reason(tokens, raw_token) == "revoked"
 
 
-def test_a_remembered_token_of_a_ring_that_is_gone_is_unknown(tokens: Tokens, source: Source) -> None:
-    raw_token = tokens.issue(payload={}).raw_token
-    tokens.verify(raw_token)
+async def test_a_remembered_token_of_a_ring_that_is_gone_is_unknown(tokens: Tokens, source: Source) -> None:
+    raw_token = (await tokens.issue(payload={})).raw_token
+    await tokens.verify(raw_token)
 
     source.change(keyring.found(key("k3"), ring_id="d", derivation_secret=b"s" * 32, now_s=NOW_S))
 
-    assert reason(tokens, raw_token) == "unknown_key"
+    assert await reason(tokens, raw_token) == "unknown_key"
 
 
 @pytest.mark.parametrize("altered", ["{}x", " {}", "{} ", "{}.", "{}="])
-def test_what_only_resembles_a_remembered_token_is_refused(tokens: Tokens, altered: str) -> None:
-    raw_token = tokens.issue(payload={}).raw_token
-    tokens.verify(raw_token)
+async def test_what_only_resembles_a_remembered_token_is_refused(tokens: Tokens, altered: str) -> None:
+    raw_token = (await tokens.issue(payload={})).raw_token
+    await tokens.verify(raw_token)
 
-    assert reason(tokens, altered.format(raw_token)) == "malformed"
+    assert await reason(tokens, altered.format(raw_token)) == "malformed"
 
 
-def test_a_refused_token_is_not_remembered(tokens: Tokens, source: Source) -> None:
-    raw_token = tokens.issue(payload={}).raw_token
+async def test_a_refused_token_is_not_remembered(tokens: Tokens, source: Source) -> None:
+    raw_token = (await tokens.issue(payload={})).raw_token
     head, claims, signature = raw_token.split(".")
     forged = f"{head}.{claims}.{signature[::-1]}"
 
-    assert {reason(tokens, forged) for _ in range(3)} <= {"bad_signature", "malformed"}
+    assert {await reason(tokens, forged) for _ in range(3)} <= {"bad_signature", "malformed"}
     assert source.loaded.codec.verified == 3
 
 
 @pytest.mark.parametrize("number", range(0, 256, 15))
-def test_a_guest_s_id_is_the_random_uuid_of_its_bytes(source: Source, clock: HandClock, number: int) -> None:
+async def test_a_guest_s_id_is_the_random_uuid_of_its_bytes(source: Source, clock: HandClock, number: int) -> None:
     raw = bytes((number * position + number) % 256 for position in range(1, 17))
     policy = TokenPolicy(issuers=(ISSUER,), audience=(), ttl_s=1, max_ttl_s=1, renew_after_s=1, max_token_bytes=3_800)
     tokens = Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: raw[:size])
 
-    assert tokens.issue(payload={}).claims.subject == f"G-{UUID(bytes=raw, version=4)}"
+    assert (await tokens.issue(payload={})).claims.subject == f"G-{UUID(bytes=raw, version=4)}"
 
 
 CLAIMS = GuestClaims(ISSUER, "G-1", (), 1, 2, 1, "t", 1, {})
