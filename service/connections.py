@@ -125,6 +125,11 @@ class _Connection(web.RequestHandler):
         elif self._head_timer is not None:
             self._end_head()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own signature
+        """Called for each body that was read; where nothing is paused there is nothing to resume."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def close(self) -> None:
         """Takes no further request. aiohttp would drop what is still to come of the one under way, too."""
         if self._awaits_request() or self._close:

@@ -35,13 +35,17 @@ def is_number(value: object) -> bool:
 
 def equal(one: Any, other: Any) -> bool:
     """JSON equality, in time linear in the smaller value."""
-    if one is other:
-        return True
-    if type(one) is dict and type(other) is dict:
-        return one.keys() == other.keys() and all(equal(value, other[name]) for name, value in one.items())
-    if type(one) is list and type(other) is list:
-        return len(one) == len(other) and all(map(equal, one, other))
-    return type(one) is not bool and type(other) is not bool and bool(one == other)
+    # What Python finds unequal is so in JSON, too; of what it finds equal, only booleans and numbers are in doubt.
+    return one is other or (bool(one == other) and _equally_typed(one, other))
+
+
+def _equally_typed(one: Any, other: Any) -> bool:
+    """Whether of two values that are equal for Python each boolean of one stands where the other has one."""
+    if type(one) is dict:
+        return all(_equally_typed(value, other[name]) for name, value in one.items())
+    if type(one) is list:
+        return all(map(_equally_typed, one, other))
+    return (type(one) is bool) == (type(other) is bool)
 
 
 def canonical(value: Any) -> str:

@@ -130,7 +130,11 @@ class Tokens:
         Raises:
             InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, TokenTooLarge, NotReady
         """
-        return await self.renew(await self.verify(raw_token), change=change, ttl_s=ttl_s)
+        keys = self._signing_keys()
+        found = self._memory_under(keys).find(raw_token)
+        if found is None:
+            found, _ = await self._proven(keys, raw_token)  # not to be remembered: its successor will come, not itself
+        return await self.renew(self._accepted(keys, raw_token, found), change=change, ttl_s=ttl_s)
 
     async def renew(
         self, token: VerifiedToken, *, change: Change | None = None, ttl_s: int | None = None
@@ -156,36 +160,43 @@ class Tokens:
             NotReady: there is no ring to check with.
         """
         keys = self._signing_keys()
+        memory = self._memory_under(keys)
+        found = memory.find(raw_token)
+        if found is None:
+            found, body = await self._proven(keys, raw_token)
+            memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
+        return self._accepted(keys, raw_token, found, audience)
+
+    def _memory_under(self, keys: SigningKeys) -> TokenMemory:
+        """What was found good under these keys. Others may have revoked one, so that nothing found before counts."""
+        if keys is not self._remembered_under:
+            self._memory, self._remembered_under = TokenMemory(), keys
+        return self._memory
+
+    async def _proven(self, keys: SigningKeys, raw_token: str) -> tuple[Found, bytes]:
+        """Key and claims of a token with a good signature, and their JSON; not yet held against time or policy."""
+        await _TURN
+        key, body = keys.codec.verify(raw_token)
+        await _TURN
+        return (key, claims.parse(decode_claims(body))), body
+
+    def _accepted(self, keys: SigningKeys, raw_token: str, found: Found, audience: Sequence[str] = ()) -> VerifiedToken:
+        """What was proven, if this deployment takes it now."""
         now_s = self._clock()
-        key, verified = await self._signed_claims(keys, raw_token)
+        key, proven = found
         claims.check(
-            verified,
+            proven,
             issuers=self._policy.issuers,
             audience=(*self._policy.audience, *audience),
             revoked_before_s=keys.ring.revoked_before_s,
             now_s=now_s,
         )
         return VerifiedToken(
-            claims=verified,
+            claims=proven,
             key=key,
             size_bytes=len(raw_token),
-            refresh_due=key.state is KeyState.RETIRED or now_s - verified.issued_at_s > self._policy.renew_after_s,
+            refresh_due=key.state is KeyState.RETIRED or now_s - proven.issued_at_s > self._policy.renew_after_s,
         )
-
-    async def _signed_claims(self, keys: SigningKeys, raw_token: str) -> Found:
-        """The key and the claims of a token with a good signature; not yet held against time or policy."""
-        if keys is not self._remembered_under:
-            # Another ring may have revoked a key: nothing that was found good under the last one counts any more.
-            self._memory, self._remembered_under = TokenMemory(), keys
-        memory = self._memory
-        found = memory.find(raw_token)
-        if found is None:
-            await _TURN
-            key, body = keys.codec.verify(raw_token)
-            await _TURN
-            found = key, claims.parse(decode_claims(body))
-            memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
-        return found
 
     async def merge(
         self,
