@@ -152,6 +152,10 @@ bench-check: $(VENV)/.bench ## show that the benchmarks work; measures nothing
 fuzz: $(VENV)/.dev ## arbitrary and mutated input at every door, FUZZ_EXAMPLES=20000 new ones for each; minutes
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 3600 tests/security/test_fuzz.py
 
+.PHONY: wycheproof
+wycheproof: $(VENV)/.dev ## Project Wycheproof's vectors, of a folder that holds them: WYCHEPROOF=.../testvectors_v1
+	WYCHEPROOF=$(WYCHEPROOF) $(BIN)/pytest -n $(PYTEST_WORKERS) tests/wycheproof
+
 .PHONY: soak
 soak: $(VENV)/.dev ## good and hostile traffic while keys rotate and Redis fails, for MINUTES=2; report in soak-report/
 	@$(BIN)/python -m soak --minutes $(MINUTES)

@@ -94,6 +94,14 @@ def test_what_was_written_reads_back_the_same() -> None:
     assert (token.audience, token.further) == (("a", "b"), {"x": [1], "y": None})
 
 
+@pytest.mark.parametrize("audience", [{}, {"aud": "a"}])
+@pytest.mark.parametrize("number", range(4))
+def test_every_further_claim_is_kept(audience: dict[str, Any], number: int) -> None:
+    further = {f"x-{each}": each for each in range(number)}
+
+    assert made(**audience, **further).further == further
+
+
 @pytest.mark.parametrize(("aud", "audience"), [("a", ("a",)), (["a"], ("a",)), (["a", "b", "a"], ("a", "b", "a"))])
 def test_an_audience_is_a_string_or_a_list_of_them(aud: object, audience: tuple[str, ...]) -> None:
     assert made(aud=aud).audience == audience
