@@ -1,4 +1,4 @@
-"""What must not surprise: the time to start, memory after many requests, latency at most of the peak load.
+"""What must not surprise: the time to start, memory after many requests, latency under load and in a crowd.
 
 `python -m benchmarks.limits` (`make bench-limits`) prints the figures; nothing is asserted. Memory is looked at while
 tokens that have never been seen before are verified, which is what fills the memory of verified tokens.
@@ -7,10 +7,12 @@ tokens that have never been seen before are verified, which is what fills the me
 import asyncio
 import itertools
 import os
+import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,19 +31,28 @@ SHARE: Final = 0.7
 """Of the peak."""
 ROTATE_S: Final = 1.0
 """Far more often than anybody would; each rotation also empties the memory of verified tokens."""
+SLOW: Final = 200
+TRICKLE_S: Final = 0.5
+BEGUN: Final = (
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ",
+    b"POST /v1/issue HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+)
 _BY_NAME: Final = {each.name: each for each in OPERATIONS}
 
 
 @click.command()
 @click.option("--requests", "requests_total", default=1_000_000, show_default=True, help="For the look at memory.")
 @click.option("--starts", default=9, show_default=True, help="Starts that are timed.")
-@click.option("--seconds", default=10.0, show_default=True, help="For the look at latency.")
-def main(*, requests_total: int, starts: int, seconds: float) -> None:
+@click.option("--seconds", default=10.0, show_default=True, help="For each look at latency.")
+@click.option("--idle", default=10_000, show_default=True, help="Connections that say nothing, for one of these looks.")
+def main(*, requests_total: int, starts: int, seconds: float, idle: int) -> None:
     """Measure the service's limits."""
-    uvloop.run(_run(requests_total=requests_total, starts=starts, seconds=seconds))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the service is started with the same
+    uvloop.run(_run(requests_total=requests_total, starts=starts, seconds=seconds, idle=idle))
 
 
-async def _run(*, requests_total: int, starts: int, seconds: float) -> None:
+async def _run(*, requests_total: int, starts: int, seconds: float, idle: int) -> None:
     server_core, load_core = cores()
     pin(load_core)
     for algorithm in ("ES256", "RS256"):
@@ -61,6 +72,13 @@ async def _run(*, requests_total: int, starts: int, seconds: float) -> None:
             await _latency(server, requests, _BY_NAME["verify_seen"], seconds=seconds)
             rotating.cancel()
             await _memory(server, requests, requests_total)
+            click.echo(f"beside {SLOW} clients that trickle a head or a body:")
+            async with _crowd(SLOW, lambda number: _trickle(server.port, BEGUN[number % 2])):
+                await _latency(server, requests, _BY_NAME["verify_seen"], seconds=seconds)
+            click.echo(f"beside {idle:,} connections that say nothing:")
+            async with _crowd(idle, lambda _: _say_nothing(server.port)):
+                await _latency(server, requests, _BY_NAME["verify_seen"], seconds=seconds)
+                click.echo(f"memory then: {_rss_mib(server):.1f} MiB")
 
 
 async def _start(algorithm: str, *, core: int | None) -> tuple[float, float]:
@@ -96,6 +114,49 @@ async def _keep_rotating(variables: dict[str, str]) -> None:
     while True:
         await asyncio.sleep(ROTATE_S)
         await operations.rotate_now()
+
+
+@asynccontextmanager
+async def _crowd(size: int, client: Callable[[int], Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    """So many clients at once, from when the last one has come."""
+    clients = []
+    for number in range(size):
+        clients.append(asyncio.create_task(client(number)))
+        if number % 50 == 0:
+            await asyncio.sleep(0.02)  # as many as the queue of those who wait to be let in holds
+    await asyncio.sleep(1)
+    gone = sum(each.done() for each in clients)
+    click.echo(f"{size - gone:,} of {size:,} are let in")
+    try:
+        yield
+    finally:
+        for each in clients:
+            each.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+
+
+async def _say_nothing(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        writer.close()
+
+
+async def _trickle(port: int, begun: bytes) -> None:
+    """Begins a request, sends a byte now and then, and comes back when it is sent away."""
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(begun)
+            while not reader.at_eof():
+                writer.write(b"a")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(4_096), TRICKLE_S)
+        except ConnectionError:
+            await asyncio.sleep(TRICKLE_S)
+        finally:
+            writer.close()
 
 
 async def _memory(server: Server, requests: Requests, total: int) -> None:
