@@ -6,6 +6,7 @@ A key is compared in constant time and never logged. The keys' file is re-read w
 import hashlib
 import hmac
 import logging
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -31,8 +32,10 @@ class Access:
         self._clock = clock
         self._digests = _digests(policy.api_keys)
         self._guarded = bool(policy.api_keys) or policy.api_keys_file is not None
-        self._stamp = _stamp(policy.api_keys_file)
-        self._looked_at_s = clock()
+        # The settings may be older than the file: a worker is forked with them long after they were read. So the first
+        # request reads the keys again; a stamp taken here would count a change since then as read.
+        self._stamp: tuple[int, int, int] | None = None
+        self._looked_at_s = -math.inf
 
     def check(self, headers: CIMultiDictProxy[str]) -> None:
         """Lets the request through.

@@ -1,5 +1,11 @@
 from pathlib import Path
 
+import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from service.access import Access
+from service.problems import HttpProblem
+from service.settings import Settings
 from tests.api import HandClock
 from tests.conftest import MakeApi
 
@@ -37,3 +43,16 @@ async def test_a_keys_file_that_turns_unusable_leaves_the_keys_as_they_were(
         clock.now_s += 2
         assert (await api.post("/v1/issue", {}, headers={"X-API-Key": OLD})).status == 201
         assert (await api.post("/v1/issue", {})).status == 401
+
+
+def test_a_worker_forked_with_settings_of_old_holds_the_keys_of_now(tmp_path: Path, clock: HandClock) -> None:
+    file = tmp_path / "api-keys"
+    file.write_text(OLD)
+    settings = Settings.from_mapping({"GUEST_API_KEYS_FILE": str(file)})
+    file.write_text(NEW)
+
+    access = Access(settings.access, clock=clock)
+
+    access.check(CIMultiDictProxy(CIMultiDict({"X-API-Key": NEW})))
+    with pytest.raises(HttpProblem, match="A valid API key is needed"):
+        access.check(CIMultiDictProxy(CIMultiDict({"X-API-Key": OLD})))
