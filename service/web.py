@@ -31,6 +31,8 @@ STALE_IF_ERROR_S: Final = 86_400
 """A day on which verifiers may go on with the JWKS they have while this service is down (RFC 5861, section 4)."""
 
 _PUBLIC: Final = {"X-Content-Type-Options": "nosniff"}
+_BELOW_AUTH: Final = r"/v1/auth/{path:[\s\S]*}"
+"""Matched against the decoded path, where a dot would stop at an encoded newline."""
 _IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{16,128}")
 
 BodyHandler = Callable[[web.Request, bytes], Awaitable[Answer]]
@@ -82,7 +84,7 @@ class Api:
             self._post("/v1/introspect", self.introspect, media_type="application/x-www-form-urlencoded"),
             self._post("/v1/merge", self.merge),
             web.route("*", "/v1/auth", self._timed("/v1/auth", self.auth), expect_handler=_expect_nothing),
-            web.route("*", "/v1/auth/{path:.*}", self._timed("/v1/auth", self.auth), expect_handler=_expect_nothing),
+            web.route("*", _BELOW_AUTH, self._timed("/v1/auth", self.auth), expect_handler=_expect_nothing),
             self._get("/.well-known/jwks.json", self.jwks),
             self._get("/.well-known/openid-configuration", self.metadata),
             self._get("/.well-known/oauth-authorization-server", self.metadata),

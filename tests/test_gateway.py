@@ -63,6 +63,15 @@ async def test_any_method_and_any_path_below_answer_alike(api: Api, method: str,
         assert none.status == 401
 
 
+@pytest.mark.parametrize("path", ["a%0Ab", "%0D%0A", "%0A", "".join(f"%{byte:02X}" for byte in range(256))])
+@pytest.mark.parametrize(("mode", "status"), [("ensure", 200), ("verify", 401)])
+async def test_no_byte_of_a_path_below_changes_the_answer(api: Api, path: str, mode: str, status: int) -> None:
+    url = URL(f"{api.base_url}/v1/auth/{path}?mode={mode}", encoded=True)
+
+    async with api.session.get(url, headers=NAVIGATION) as answer:
+        assert (answer.status, await answer.read()) == (status, b"")
+
+
 @pytest.mark.parametrize(
     "headers",
     [
