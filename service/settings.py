@@ -269,8 +269,11 @@ def _parse_issuers(text: str) -> tuple[str, ...]:
     issuers = _parse_list(text)
     for issuer in issuers:
         url = urlsplit(issuer)
-        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
-            raise ValueError("must be http:// or https:// addresses without query, fragment or user")
+        # As it is written, not as it is parsed: what looks at the issuer later, verifiers too, compares it as text.
+        if not issuer.startswith(("http://", "https://")) or not url.hostname or not set("?#@").isdisjoint(issuer):
+            raise ValueError(
+                "must be addresses that start with http:// or https://, in lower case, and have no ?, # or @"
+            )
         if not all("!" <= character <= "~" and character not in '"\\<>' for character in issuer):
             raise ValueError("must be of visible ASCII characters, fit for a URL")
         if url.port == 0:  # any other that cannot be is refused by `port` itself

@@ -208,6 +208,14 @@ def test_a_rate_limit_needs_trusted_proxies_off_loopback() -> None:
     [
         *("guests", "ftp://a.example", "https://", "https://a.example?x", "https://a.example#x", "https://u@a.example"),
         *("http://a.example:65536", "http://a.example:x", "http://a.example:0"),
+        *("HTTPS://a.example", "Http://a.example", "https:a.example", "https:///a.example"),
+        *(
+            "https://a.example?",
+            "https://a.example/#",
+            "https://@a.example",
+            "https://:@a.example",
+            "https://a.example/@u",
+        ),
     ],
 )
 def test_an_issuer_is_an_address(issuer: str) -> None:
