@@ -514,6 +514,11 @@ def _parse_auth_headers(text: str) -> frozenset[str]:
 
 
 def _origin(issuer: str) -> str:
-    """The web origin of an address, as a browser's `Origin` header states it (RFC 6454, section 6.2)."""
+    """The web origin of an address as an `Origin` header states it, without a default port (RFC 6454, section 6.2)."""
     url = urlsplit(issuer)
-    return f"{url.scheme}://{url.netloc.lower()}"
+    host = re.sub(r":\d*$", "", url.netloc.lower())
+    port = "" if url.port in (None, _DEFAULT_PORTS[url.scheme]) else f":{url.port}"
+    return f"{url.scheme}://{host}{port}"
+
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}

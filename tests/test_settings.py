@@ -222,6 +222,23 @@ def test_an_issuer_is_an_address(issuer: str) -> None:
     assert faults(GUEST_ISSUER=issuer) == ["GUEST_ISSUER"]
 
 
+@pytest.mark.parametrize(
+    ("issuer", "origin"),
+    [
+        ("https://A.example:443", "https://a.example"),
+        ("https://a.example:/guests", "https://a.example"),
+        ("https://a.example:0443", "https://a.example"),
+        ("https://a.example:80", "https://a.example:80"),
+        ("http://a.example:80/guests", "http://a.example"),
+        ("http://a.example:443", "http://a.example:443"),
+        ("https://[2001:DB8::443]:443", "https://[2001:db8::443]"),
+        ("https://[2001:db8::443]", "https://[2001:db8::443]"),
+    ],
+)
+def test_the_origin_of_an_issuer_is_the_one_that_a_browser_states(issuer: str, origin: str) -> None:
+    assert Settings.from_mapping({"GUEST_ISSUER": issuer}).access.allowed_origins == {origin}
+
+
 def test_a_rotation_too_fast_for_the_jwks_is_refused() -> None:
     assert faults(GUEST_ROTATE_EVERY="60") == ["GUEST_ROTATE_EVERY"]
     assert Settings.from_mapping({"GUEST_ROTATE_EVERY": "7776000"}).keys.rotate_every_s == 7_776_000
