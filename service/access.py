@@ -34,7 +34,7 @@ class Access:
         self._guarded = bool(policy.api_keys) or policy.api_keys_file is not None
         # The settings may be older than the file: a worker is forked with them long after they were read. So the first
         # request reads the keys again; a stamp taken here would count a change since then as read.
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: _Stamp | None = ()
         self._looked_at_s = -math.inf
 
     def check(self, headers: CIMultiDictProxy[str]) -> None:
@@ -69,7 +69,7 @@ class Access:
             return
         self._looked_at_s = now_s
         stamp = _stamp(self._policy.api_keys_file)
-        if stamp in (None, self._stamp):
+        if stamp == self._stamp:
             return
         self._stamp = stamp
         try:
@@ -96,10 +96,11 @@ def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
     return tuple(_digest(key) for key in keys)
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when the file does, a mounted secret's swap of links included."""
-    if path is None:
-        return None
+_Stamp = tuple[int, ...]
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What changes when the file does, a mounted secret's swap of links included; None where there is none."""
     try:
         found = path.stat()
     except OSError:

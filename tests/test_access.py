@@ -12,6 +12,10 @@ from tests.conftest import MakeApi
 OLD, NEW = "o" * 20, "n" * 20
 
 
+def presenting(key: str) -> CIMultiDictProxy[str]:
+    return CIMultiDictProxy(CIMultiDict({"X-API-Key": key}))
+
+
 async def test_the_keys_file_is_read_again_when_it_changes(make_api: MakeApi, tmp_path: Path, clock: HandClock) -> None:
     file = tmp_path / "api-keys"
     file.write_text(OLD)
@@ -45,6 +49,27 @@ async def test_a_keys_file_that_turns_unusable_leaves_the_keys_as_they_were(
         assert (await api.post("/v1/issue", {})).status == 401
 
 
+def test_a_keys_file_that_vanishes_is_told_once_and_read_when_it_is_back(
+    tmp_path: Path, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "api-keys"
+    file.write_text(OLD)
+    access = Access(Settings.from_mapping({"GUEST_API_KEYS_FILE": str(file)}).access, clock=clock)
+
+    file.unlink()
+    for _ in range(3):
+        clock.now_s += 2
+        access.check(presenting(OLD))
+    told = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    file.write_text(NEW)
+    clock.now_s += 2
+
+    access.check(presenting(NEW))
+    assert [message.partition(":")[0] for message in told] == [
+        "the API keys' file is unusable, the keys stay as they were"
+    ]
+
+
 def test_a_worker_forked_with_settings_of_old_holds_the_keys_of_now(tmp_path: Path, clock: HandClock) -> None:
     file = tmp_path / "api-keys"
     file.write_text(OLD)
@@ -53,6 +78,6 @@ def test_a_worker_forked_with_settings_of_old_holds_the_keys_of_now(tmp_path: Pa
 
     access = Access(settings.access, clock=clock)
 
-    access.check(CIMultiDictProxy(CIMultiDict({"X-API-Key": NEW})))
+    access.check(presenting(NEW))
     with pytest.raises(HttpProblem, match="A valid API key is needed"):
-        access.check(CIMultiDictProxy(CIMultiDict({"X-API-Key": OLD})))
+        access.check(presenting(OLD))
