@@ -26,8 +26,11 @@ MAX_COOKIE_AGE_S: Final = 34_560_000
 """400 days, the most that browsers grant (RFC 6265bis, section 5.5)."""
 MAX_COOKIE_BYTES: Final = 4_096
 """Of name, value and attributes together: the least that every browser keeps (RFC 6265, section 6.1)."""
-MAX_TRIED: Final = 8
-"""Tokens of one request: paths and domains set a few; each costs a signature's check, and a head holds hundreds."""
+MAX_SIGNATURES: Final = 8
+"""Checked for one request: paths and domains set a few tokens, and a head holds hundreds."""
+MAX_LOOKED_AT: Final = 180
+"""Tokens of one request, those included whose refusal costs no signature: as many cookies as Chromium keeps for a site.
+A head of 64 KiB could hold 8,000, 60 ms of work."""
 CLIENTS_REMEMBERED: Final = 65_536
 """Addresses in the rate limiter: some 20 MB at worst; the one seen longest ago is forgotten first."""
 
@@ -115,11 +118,15 @@ class Gateway:
             return self._nobody()
 
     async def _find(self, headers: Headers) -> tuple[str, VerifiedToken] | None:
-        for raw_token in islice(self._candidates(headers), MAX_TRIED):
+        signatures = 0
+        for raw_token in islice(self._candidates(headers), MAX_LOOKED_AT):
             try:
                 return raw_token, await self._tokens.verify(raw_token)
-            except InvalidToken:
-                continue
+            except InvalidToken as error:
+                # A subject is told once the signature was found good.
+                signatures += error.reason == "bad_signature" or error.subject is not None
+                if signatures == MAX_SIGNATURES:
+                    return None
             except NotReady:
                 return None
         return None

@@ -352,10 +352,24 @@ def test_the_cookie_lives_as_long_as_its_token_and_at_most_400_days() -> None:
     assert "Max-Age=34560000;" in cookie.set("t", max_age_s=34_560_001)
 
 
-async def test_of_many_cookies_the_first_eight_are_tried(api: Api) -> None:
+@pytest.mark.parametrize("forged", [True, False], ids=["bad_signature", "expired"])
+async def test_of_many_cookies_eight_signatures_are_checked(api: Api, clock: HandClock, *, forged: bool) -> None:
+    ended = (await api.issue(ttl=1))["token"]
+    clock.now_s += 2
+    bad = f"guest={ended[:-8]}AAAAAAAA" if forged else f"guest={ended}"
     good = f"guest={(await api.issue())['token']}"
 
-    eighth = await api.get("/v1/auth", headers={"Cookie": "; ".join(["guest=a.b.c"] * 7 + [good])})
-    ninth = await api.get("/v1/auth", headers={"Cookie": "; ".join(["guest=a.b.c"] * 8 + [good])})
+    eighth = await api.get("/v1/auth", headers={"Cookie": "; ".join([bad] * 7 + [good])})
+    ninth = await api.get("/v1/auth", headers={"Cookie": "; ".join([bad] * 8 + [good])})
 
     assert (eighth.status, ninth.status) == (200, 401)
+
+
+@pytest.mark.parametrize("junk", ["x", "a.b.c", "eyJhbGciOiJFUzI1NiJ9.e30.AAAA"])
+async def test_what_costs_no_signature_hides_a_good_cookie_only_past_what_a_browser_keeps(api: Api, junk: str) -> None:
+    good = f"guest={(await api.issue())['token']}"
+
+    last = await api.get("/v1/auth", headers={"Cookie": "; ".join([f"guest={junk}"] * 179 + [good])})
+    beyond = await api.get("/v1/auth", headers={"Cookie": "; ".join([f"guest={junk}"] * 180 + [good])})
+
+    assert (last.status, beyond.status) == (200, 401)
