@@ -1,6 +1,7 @@
 """The command line: the only reader of the environment. Exit codes: 0 done, 1 it did not hold, 2 usage or settings."""
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,6 +21,8 @@ from service.merge_policies import Policy, compile_policy
 from service.merging import Candidate, merge_guests
 from service.settings import Settings, parse_api_keys_file
 from service.tokens import Merged, Refused
+
+logger = logging.getLogger("guest_sessions.cli")
 
 T = TypeVar("T")
 
@@ -69,6 +72,8 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = load_settings(overrides)
     logs.configure(level=settings.log_level, style=settings.log_format)
+    if settings.unknown:
+        logger.warning("settings that nobody here knows are ignored: %s", ", ".join(settings.unknown))
     try:
         if not serve_until_told(
             settings,

@@ -218,3 +218,14 @@ def test_a_running_service_is_asked_with_its_api_key(cli: Cli, tmp_path: Path) -
     assert (health.returncode, gone.returncode, unanswered.returncode) == (0, 1, 1)
     assert "API key" in without.stderr
     assert "does not answer" in unanswered.stderr
+
+
+def test_settings_that_are_none_of_ours_are_named_at_the_start_and_their_values_are_not(tmp_path: Path) -> None:
+    with running(tmp_path, GUEST_API_KEY="a-secret-under-a-misspelt-name", GUEST_TLL="60") as service:
+        output = service.output
+
+    warnings = [
+        record["message"] for line in output.splitlines() if '"warning"' in line for record in [json.loads(line)]
+    ]
+    assert warnings == ["settings that nobody here knows are ignored: GUEST_API_KEY, GUEST_TLL"]
+    assert "misspelt" not in output
