@@ -19,7 +19,7 @@ from service.jose_codec import inspect as decode_unverified
 from service.keys_cli import keys
 from service.merge_policies import Policy, compile_policy
 from service.merging import Candidate, merge_guests
-from service.settings import Settings, parse_api_keys_file
+from service.settings import Settings, is_loopback, parse_api_keys_file
 from service.tokens import Merged, Refused
 
 logger = logging.getLogger("guest_sessions.cli")
@@ -311,11 +311,12 @@ def _welcome(settings: Settings, port: int) -> None:
     if settings.access.api_keys or settings.access.api_keys_file:
         return
     base = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+    callers = "local callers only" if is_loopback(settings.host) else "whoever reaches this address may call"
     place = "Redis alone" if settings.keys_dir is None else str(settings.keys_dir)
     click.echo(
         f"""
 {click.style("guest-sessions", bold=True)} is up at {click.style(base, fg="cyan")}
-Keys: {place}. No API key is configured: local callers only.
+Keys: {place}. No API key is configured: {callers}.
 
 Try:
   curl -s -X POST {base}/v1/issue -H 'Content-Type: application/json' -d '{{"payload": {{"cart": ["tea"]}}}}'

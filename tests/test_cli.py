@@ -229,3 +229,12 @@ def test_settings_that_are_none_of_ours_are_named_at_the_start_and_their_values_
     ]
     assert warnings == ["settings that nobody here knows are ignored: GUEST_API_KEY, GUEST_TLL"]
     assert "misspelt" not in output
+
+
+@pytest.mark.parametrize(
+    ("host", "callers"),
+    [("127.0.0.1", "local callers only"), ("0.0.0.0", "whoever reaches this address may call")],  # noqa: S104
+)
+def test_who_may_call_without_a_key_is_told_at_the_start(tmp_path: Path, host: str, callers: str) -> None:
+    with running(tmp_path, GUEST_HOST=host, GUEST_ALLOW_NO_API_KEYS="1") as service:
+        assert f"No API key is configured: {callers}.\n" in service.output
