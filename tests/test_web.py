@@ -8,6 +8,7 @@ from aiohttp import FormData
 
 from tests.api import START_S, Api, HandClock
 from tests.conftest import MakeApi
+from tests.openapi import API
 
 KEY = "k" * 20
 GOOD_ISSUER = "http://127.0.0.1:8080"
@@ -522,6 +523,17 @@ async def test_health_readiness_and_metrics(api: Api) -> None:
     assert (ready.status, ready.json["ready"], ready.json["role"], ready.json["redis"]) == (200, True, "keeper", "off")
     assert 'guest_sessions_requests_total{route="/v1/issue",status="201"} 1.0' in metrics
     assert "guest_sessions_keyring_revision 1.0" in metrics
+
+
+async def test_a_follower_without_redis_is_not_ready_as_described(make_api: MakeApi) -> None:
+    [media] = API["paths"]["/readyz"]["get"]["responses"]["503"]["content"].values()
+    told = media["examples"]["follower"]["value"]
+    nowhere = {"GUEST_REDIS_URL": "unix:///nonexistent/redis.sock", "GUEST_KEYS_SECRET": "A" * 43}
+
+    ready = await (await make_api(GUEST_KEYS_DIR="none", **nowhere)).get("/readyz")
+
+    assert ready.status == 503
+    assert {name: ready.json[name] for name in told} == told
 
 
 async def test_the_description_and_its_page_are_served(api: Api) -> None:
