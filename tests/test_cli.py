@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from service.cli import main
+from service.cli import _welcome, main
+from service.settings import Settings
 from tests.processes import environment, running
 
 KEY = "k" * 20
@@ -235,6 +236,10 @@ def test_settings_that_are_none_of_ours_are_named_at_the_start_and_their_values_
     ("host", "callers"),
     [("127.0.0.1", "local callers only"), ("0.0.0.0", "whoever reaches this address may call")],  # noqa: S104
 )
-def test_who_may_call_without_a_key_is_told_at_the_start(tmp_path: Path, host: str, callers: str) -> None:
-    with running(tmp_path, GUEST_HOST=host, GUEST_ALLOW_NO_API_KEYS="1") as service:
-        assert f"No API key is configured: {callers}.\n" in service.output
+def test_who_may_call_without_a_key_is_told_at_the_start(
+    host: str, callers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"GUEST_HOST": host, "GUEST_ALLOW_NO_API_KEYS": "1", "GUEST_ISSUER": "https://guests.example"}
+    _welcome(Settings.from_mapping(given), 8_080)
+
+    assert f"No API key is configured: {callers}.\n" in capsys.readouterr().out
