@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import msgspec
 from aiohttp import web
 
 from service.access import Access
@@ -17,8 +18,9 @@ from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
 from service.key_operations import KeyOperations
 from service.keys import REFUSALS, Keys, KeysStatus
 from service.loop_watch import LoopWatch
-from service.metrics import Board, Metrics
+from service.metrics import COLUMNS, Board, Metrics
 from service.ports import Clock, RandomBytes
+from service.rate_limit import ClientTable, RateLimiter
 from service.redis_url import parse_redis_url
 from service.ring_places import KeyMint, RingCopy, RingFile
 from service.sealing import Sealer
@@ -30,6 +32,18 @@ logger = logging.getLogger("guest_sessions.app")
 
 KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
 WATCH: web.AppKey[LoopWatch] = web.AppKey("watch", LoopWatch)
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """Memory of all the workers that are forked from the process that made it."""
+
+    board: Board
+    clients: ClientTable
+
+    @classmethod
+    def by(cls, workers: int) -> "Shared":
+        """For so many workers at a time."""
+        return cls(Board(columns=COLUMNS, rows=workers), ClientTable())
 
 
 def make_keys(
@@ -97,24 +111,26 @@ def make_app(
     clock: Clock = time.time,
     random_bytes: RandomBytes = os.urandom,
     body_timeout_s: float = BODY_TIMEOUT_S,
-    board: Board | None = None,
+    shared: Shared | None = None,
     row: int = 0,
 ) -> web.Application:
     """The whole service as an aiohttp application; its keys are loaded and followed while it runs.
 
-    Where several workers serve together, `board` is what all of them count on, and `row` this one's own on it.
+    Where several workers serve together, `shared` is what all of them have, and `row` this one's own on its board.
     """
+    shared = shared or Shared.by(1)
     keys = make_keys(settings, clock=clock)
     watch = LoopWatch(steady_clock=time.monotonic)
     tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes)
     cookie = GuestCookie(settings.cookie)
+    limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
     api = Api(
         tokens=tokens,
         keys=keys,
-        gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, clock=clock),
+        gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
         cookie=cookie,
         access=Access(settings.access, clock=clock),
-        metrics=Metrics(lambda: _gauges(keys.status(), watch), board=board, row=row),
+        metrics=Metrics(lambda: _gauges(keys.status(), watch), board=shared.board, row=row),
         merge_policies=settings.merge_policies,
         issuer=settings.tokens.issuers[0],
         jwks_max_age_s=settings.keys.jwks_max_age_s,

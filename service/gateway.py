@@ -6,7 +6,6 @@ comes in: Envoy lets nothing but 200 through, nginx turns most else into a 500.
 
 import ipaddress
 from base64 import urlsafe_b64encode
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -16,7 +15,7 @@ from multidict import CIMultiDictProxy
 
 from service.claims import GuestClaims
 from service.errors import InvalidToken, NotReady, TokenTooLarge
-from service.ports import Clock
+from service.rate_limit import RateLimiter
 from service.settings import CookiePolicy, GatewayPolicy
 from service.tokens import SignedToken, Tokens, VerifiedToken
 
@@ -31,8 +30,6 @@ MAX_SIGNATURES: Final = 8
 MAX_LOOKED_AT: Final = 180
 """Tokens of one request, those included whose refusal costs no signature: as many cookies as Chromium keeps for a site.
 A head of 64 KiB could hold 8,000, 60 ms of work."""
-CLIENTS_REMEMBERED: Final = 65_536
-"""Addresses in the rate limiter: some 20 MB at worst; the one seen longest ago is forgotten first."""
 
 
 class GuestCookie:
@@ -67,38 +64,14 @@ class GuestCookie:
                     yield value.strip('"')
 
 
-class RateLimiter:
-    """A token bucket for each client address: `rate_per_s` on the long run, a second's worth (at least one) at once."""
-
-    def __init__(self, rate_per_s: float, *, clock: Clock) -> None:
-        self._rate_per_s = rate_per_s
-        self._burst = max(1.0, rate_per_s)
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def allows(self, client: str) -> bool:
-        """Takes one from the client's bucket, if there is one left."""
-        if not self._rate_per_s:
-            return True
-        now_s = self._clock()
-        level, seen_s = self._buckets.pop(client, (self._burst, now_s))
-        # A clock set back must not lock a client out: time that goes backwards counts as none.
-        level = min(self._burst, level + max(0.0, now_s - seen_s) * self._rate_per_s)
-        allowed = level >= 1
-        self._buckets[client] = (level - 1 if allowed else level, now_s)
-        if len(self._buckets) > CLIENTS_REMEMBERED:
-            self._buckets.popitem(last=False)
-        return allowed
-
-
 class Gateway:
     """`/v1/auth` under one policy."""
 
-    def __init__(self, policy: GatewayPolicy, *, tokens: Tokens, cookie: GuestCookie, clock: Clock) -> None:
+    def __init__(self, policy: GatewayPolicy, *, tokens: Tokens, cookie: GuestCookie, limiter: RateLimiter) -> None:
         self._policy = policy
         self._tokens = tokens
         self._cookie = cookie
-        self._limiter = RateLimiter(policy.rate_limit_per_s, clock=clock)
+        self._limiter = limiter
 
     async def verify(self, headers: Headers) -> dict[str, str] | None:
         """The identity headers of a good token; None without one."""

@@ -10,9 +10,8 @@ from typing import Final
 import uvloop
 from aiohttp import web
 
-from service.app import make_app, make_runner
+from service.app import Shared, make_app, make_runner
 from service.errors import InvalidSettings
-from service.metrics import COLUMNS, Board
 from service.settings import Settings
 from service.supervisor import Seat, Supervisor
 
@@ -41,15 +40,15 @@ def serve(settings: Settings, *, ready: Callable[[int], None], reread: Callable[
         logger.info("serving", extra={"host": settings.host, "port": port, "workers": settings.workers})
 
     if settings.workers == 1:
-        _run(settings, sockets, board=Board(columns=COLUMNS, rows=1), ready=announce)
+        _run(settings, sockets, shared=Shared.by(1), ready=announce)
         return True
-    # One row more than workers: when they are restarted in turn, the new one counts beside the old one.
-    board = Board(columns=COLUMNS, rows=settings.workers + 1)
+    # One more than there are: when they are restarted in turn, the new one counts beside the old one.
+    shared = Shared.by(settings.workers + 1)
 
     current = [settings]
 
     def work(seat: Seat) -> None:
-        _run(current[0], sockets, board=board, ready=seat.tell_ready, seat=seat)
+        _run(current[0], sockets, shared=shared, ready=seat.tell_ready, seat=seat)
 
     def prepare_restart() -> bool:
         try:
@@ -67,19 +66,19 @@ def _run(
     settings: Settings,
     sockets: Sequence[socket.socket],
     *,
-    board: Board,
+    shared: Shared,
     ready: Callable[[], None],
     seat: Seat | None = None,
 ) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, sockets, board=board, ready=ready, seat=seat))
+        runner.run(_serve(settings, sockets, shared=shared, ready=ready, seat=seat))
 
 
 async def _serve(
     settings: Settings,
     sockets: Sequence[socket.socket],
     *,
-    board: Board,
+    shared: Shared,
     ready: Callable[[], None],
     seat: Seat | None,
 ) -> None:
@@ -89,7 +88,7 @@ async def _serve(
         loop.add_signal_handler(each, ended.set)
     if seat is not None:
         loop.add_reader(seat.parent, ended.set)
-    runner = make_runner(make_app(settings, board=board, row=seat.number if seat else 0))
+    runner = make_runner(make_app(settings, shared=shared, row=seat.number if seat else 0))
     await runner.setup()
     try:
         for each_socket in sockets:

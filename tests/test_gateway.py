@@ -5,7 +5,7 @@ import msgspec
 import pytest
 from yarl import URL
 
-from service.gateway import CLIENTS_REMEMBERED, GuestCookie, RateLimiter
+from service.gateway import GuestCookie
 from service.settings import CookiePolicy
 from tests.api import Answer, Api, HandClock
 from tests.conftest import MakeApi
@@ -290,40 +290,6 @@ async def test_sixteen_kilobytes_of_headers_are_no_error(api: Api) -> None:
     answer = await api.get("/v1/auth", headers={"Cookie": f"{crowd}; guest={guest['token']}"})
 
     assert answer.headers["X-Guest-Id"] == guest["subject"]
-
-
-def test_the_limiter_forgets_the_client_seen_longest_ago_and_no_more() -> None:
-    limiter = RateLimiter(1, clock=HandClock())
-    assert limiter.allows("first")
-    for number in range(CLIENTS_REMEMBERED - 1):
-        limiter.allows(str(number))
-    assert not limiter.allows("0")
-
-    limiter.allows("one more")
-
-    assert limiter.allows("first")
-
-
-def test_a_clock_set_back_locks_nobody_out_and_gives_nothing_away() -> None:
-    clock = HandClock()
-    limiter = RateLimiter(1, clock=clock)
-    assert limiter.allows("client")
-
-    clock.now_s -= 3600
-    set_back = limiter.allows("client")
-    clock.now_s += 1
-    later = limiter.allows("client")
-
-    assert (set_back, later) == (False, True)
-
-
-def test_a_rate_below_one_a_second_still_lets_the_first_visit_through() -> None:
-    clock = HandClock()
-    limiter = RateLimiter(0.1, clock=clock)
-
-    assert [limiter.allows("client") for _ in range(2)] == [True, False]
-    clock.now_s += 10
-    assert limiter.allows("client")
 
 
 @pytest.mark.parametrize(

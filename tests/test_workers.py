@@ -77,6 +77,19 @@ def test_workers_share_a_port_a_keyring_and_their_counters(service: Service) -> 
     assert service.stop() == 0
 
 
+def test_workers_keep_one_rate_limit_together(tmp_path: Path) -> None:
+    limit = {"GUEST_RATE_LIMIT": "0.001", "GUEST_TRUSTED_PROXIES": "127.0.0.1/32"}
+    navigation = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Connection": "close"}
+    with running(tmp_path, GUEST_WORKERS="3", **limit) as service:
+        asked = urllib.request.Request(service.base_url + "/v1/auth?mode=ensure", headers=navigation)  # noqa: S310 - loopback
+        new = []
+        for _ in range(24):
+            with urllib.request.urlopen(asked, timeout=DEADLINE_S) as answer:  # noqa: S310 - the same
+                new.append(answer.headers["X-Guest-New"])
+
+    assert new == ["1"] + [""] * 23
+
+
 def test_a_dead_worker_is_replaced_and_no_counter_goes_back(service: Service) -> None:
     for _ in range(12):
         call(service, "/v1/issue", {})

@@ -21,6 +21,7 @@ from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, inspect
 from service.merge_policies import compile_policy, parse_policy_file
 from service.payloads import Change, JsonPatch, MergePatch
+from service.rate_limit import RateLimiter
 from service.redis_url import parse_redis_url
 from service.sealing import Sealer
 from service.settings import NAMES, AccessPolicy, CookiePolicy, GatewayPolicy, Settings, TokenPolicy
@@ -238,6 +239,9 @@ def test_what_is_sealed_opens_as_it_was_or_not_at_all(sealed: bytes) -> None:
         assert SEALER.open(sealed) == b"ring"
 
 
+RATE_PER_S = 1_000_000.0
+
+
 def gateway() -> Gateway:
     keys = _Keys()
     policy = TokenPolicy(
@@ -248,14 +252,14 @@ def gateway() -> Gateway:
         GatewayPolicy(
             ensure_on="any",
             headers=frozenset({"payload", "token"}),
-            rate_limit_per_s=1_000_000.0,
+            rate_limit_per_s=RATE_PER_S,
             trusted_proxies=Settings.from_mapping(
                 {"GUEST_TRUSTED_PROXIES": "127.0.0.0/8,::1/128,10.0.0.0/8"}
             ).gateway.trusted_proxies,
         ),
         tokens=Tokens(policy, keys=keys, clock=clock, random_bytes=os.urandom),
         cookie=GuestCookie(CookiePolicy(name="guest", domain=None, same_site="Lax", secure=False)),
-        clock=clock,
+        limiter=RateLimiter(RATE_PER_S, clock=clock),
     )
 
 
