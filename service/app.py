@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 import msgspec
 from aiohttp import web
@@ -155,12 +154,21 @@ async def _work_aside(app: web.Application) -> AsyncIterator[None]:
     keys = app[KEYS]
     await keys.start()
     tasks = [asyncio.create_task(work) for work in (keys.run(), app[WATCH].run())]
-    yield
     for task in tasks:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-    await keys.stop()
+        task.add_done_callback(_tell_early_end)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await keys.stop()
+
+
+def _tell_early_end(task: asyncio.Task[None]) -> None:
+    """Work beside the requests ends by being cancelled; any other end is a bug that must not pass in silence."""
+    if not task.cancelled():
+        logger.critical("work beside the requests has ended: restart this process", exc_info=task.exception())
 
 
 def _gauges(status: KeysStatus, watch: LoopWatch) -> dict[str, float]:

@@ -296,8 +296,13 @@ class Keys:
             await _going_on(self._tend_copy)
 
     async def _listen(self, copy: RingCopy) -> None:
-        async for _ in copy.changes():
-            self._changed.set()
+        async def heed_changes() -> None:
+            async for _ in copy.changes():
+                self._changed.set()
+
+        while True:
+            await _going_on(heed_changes)
+            await asyncio.sleep(self._cache_poll_s)
 
     async def _tend_copy(self) -> None:
         """One look at the copy: a follower takes it, a keeper puts it right."""

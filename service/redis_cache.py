@@ -38,6 +38,9 @@ PING_EVERY_S: Final = 5.0
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 
+LONGEST_MESSAGE_CHARS: Final = 200
+"""Of what the client says of a failure: it stands in the log and in `/readyz`."""
+
 T = TypeVar("T")
 
 
@@ -174,16 +177,18 @@ class RedisCache:
             raise CacheUnavailable(f"Redis ({self._address}) did not answer in time.") from error
         except ResponseError as error:
             if str(error).startswith("WRONGTYPE"):
-                raise _WrongTypeError from error
+                raise _WrongTypeError(f"Redis ({self._address}) holds something else under the ring's name.") from error
             raise CacheUnavailable(f"Redis ({self._address}) refused: {error}.") from error
         except Exception as error:
             # A server that lies makes the client raise nearly anything; all of it means the same, and none may pass.
             raise CacheUnavailable(f"Redis ({self._address}) cannot be used: {_told(error)}") from error
 
 
-class _WrongTypeError(Exception):
+class _WrongTypeError(CacheUnavailable):
     """Something else is stored under the ring's name."""
 
 
 def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """The failure's kind and its first line: the client's messages may hold whole objects, line after line."""
+    first_line, *_ = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {first_line[:LONGEST_MESSAGE_CHARS]}" if first_line else type(error).__name__

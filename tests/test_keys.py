@@ -1,6 +1,7 @@
+import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import msgspec
@@ -56,6 +57,7 @@ class World:
         policy: KeyPolicy = POLICY,
         cache: KeyCache | None = None,
         make_codec: CodecMaker = StubCodec,
+        poll_s: float = 1,
     ) -> Keys:
         return Keys(
             policy,
@@ -64,6 +66,8 @@ class World:
             copy=None if cache is None else RingCopy(cache, Sealer(secrets)),
             clock=self.clock,
             steady_clock=self.steady_clock,
+            file_poll_s=poll_s,
+            cache_poll_s=poll_s,
         )
 
     def follower(self, *, secrets: tuple[str, ...] = (SECRET,), policy: KeyPolicy = POLICY) -> Keys:
@@ -631,6 +635,34 @@ async def test_the_status_tells_what_is_held_and_since_when_it_was_confirmed(wor
     assert (status.revision, status.active_key) == (1, held(keeper).active.kid)
     assert status.keys == {"next": 0, "active": 1, "retired": 0, "revoked": 0}
     assert (keeper.status().role, keeper.status().ring_age_s, keeper.status().file) == ("keeper", 0, "ok")
+
+
+class BrokenSubscription(MemoryCache):
+    """A cache whose client has a bug in its subscription."""
+
+    async def changes(self) -> AsyncGenerator[None, None]:
+        raise AttributeError("pubsub")
+        yield
+
+
+async def test_a_bug_in_the_subscription_keeps_neither_the_file_nor_the_copy_from_being_followed(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = BrokenSubscription()
+    keeper = world.keeper(secrets=(SECRET,), cache=cache, poll_s=0.01)
+    await keeper.start()
+    running = asyncio.create_task(keeper.run())
+    try:
+        staged = world.rotate(secrets=(SECRET,))
+        async with asyncio.timeout(10):
+            while keeper.loaded is None or keeper.loaded.ring != staged or cache.puts < 2:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+    assert running.cancelled()
+    assert "an unexpected failure" in caplog.text
 
 
 async def test_stopping_lets_go_of_the_cache(world: World) -> None:

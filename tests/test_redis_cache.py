@@ -207,6 +207,50 @@ async def test_another_type_under_the_name_is_content_that_is_no_ring(server: Se
     assert await cache.get() == b"x"
 
 
+async def test_a_subscription_that_is_refused_is_tried_again(server: Server) -> None:
+    with server.client() as client:
+        client.acl_setuser("deaf", enabled=True, passwords="+pw", keys="*", channels=[], commands=["+@all"])
+        cache = RedisCache(parse_redis_url(f"redis://deaf:pw@127.0.0.1:{server.port}"), timeout_s=1)
+        async with contextlib.aclosing(cache.changes()) as words, asyncio.timeout(30):
+            waiting = asyncio.ensure_future(anext(words))
+            while not client.acl_log():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            client.acl_setuser("deaf", enabled=True, channels=["*"])
+            await waiting
+    await cache.close()
+
+
+@pytest.mark.parametrize("answer", [b"-WRONGTYPE no\r\n", b"-ERR no\r\n", b":1\r\n", b"*1\r\n:1\r\n"])
+async def test_a_server_that_lies_to_a_subscription_ends_none(answer: bytes) -> None:
+    asked = asyncio.Semaphore(0)
+
+    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(4_096):
+                writer.write(answer)
+                asked.release()
+        writer.close()
+
+    liar = await asyncio.start_server(lie, "127.0.0.1", 0)
+    port = liar.sockets[0].getsockname()[1]
+    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{port}"), timeout_s=0.2)
+    hearing = asyncio.create_task(_hear(cache))
+    async with asyncio.timeout(30):
+        for _ in range(5):
+            await asked.acquire()
+    assert not hearing.done()
+
+    hearing.cancel()
+    await asyncio.wait([hearing])
+    await cache.close()
+    liar.close()
+
+
+async def _hear(cache: RedisCache) -> None:
+    async for _ in cache.changes():
+        pass
+
+
 async def test_a_user_without_the_right_is_told(server: Server) -> None:
     with server.client() as client:
         client.acl_setuser("reader", enabled=True, passwords="+pw", keys="*", commands=["+getrange"])
