@@ -153,7 +153,7 @@ async def load_tokens(variables: dict[str, str]) -> Tokens:
     settings = Settings.from_mapping(variables)
     keys = make_keys(settings)
     await keys.start()
-    return Tokens(settings.tokens, keys=keys, clock=time.time, random_bytes=os.urandom)
+    return Tokens(settings.tokens, keys=keys, clock=time.time, random_bytes=os.urandom, observe=lambda _event: None)
 
 
 def service_variables(*, port: int, keys_dir: Path) -> dict[str, str]:

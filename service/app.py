@@ -120,7 +120,8 @@ def make_app(
     shared = shared or Shared.by(1)
     keys = make_keys(settings, clock=clock)
     watch = LoopWatch(steady_clock=time.monotonic)
-    tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes)
+    metrics = Metrics(lambda: _gauges(keys.status(), watch), board=shared.board, row=row)
+    tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
     cookie = GuestCookie(settings.cookie)
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
     api = Api(
@@ -129,7 +130,7 @@ def make_app(
         gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
         cookie=cookie,
         access=Access(settings.access, clock=clock),
-        metrics=Metrics(lambda: _gauges(keys.status(), watch), board=shared.board, row=row),
+        metrics=metrics,
         merge_policies=settings.merge_policies,
         issuer=settings.tokens.issuers[0],
         jwks_max_age_s=settings.keys.jwks_max_age_s,

@@ -26,8 +26,25 @@ _EVENTS: Final = ("issued", "refreshed", "verified", "merged", "minted")
 _REASONS: Final[tuple[str, ...]] = get_args(Reason)
 _CELL_BYTES: Final = 8
 
+GAUGES: Final = {
+    "ready": "1 where there is a key to sign with",
+    "keyring_revision": "The keyring's revision",
+    "keyring_age_seconds": "Time since the keyring was last found so at its source; -1 for never",
+    "keyring_file_ok": "1 where the keyring's file can be read",
+    "keyring_refused": "How often since the start a keyring was not taken",
+    "keyring_put_back": "How often since the start the keyring was put into Redis",
+    "redis_ok": "1 where Redis answers",
+    "event_loop_lag_seconds": "How late the event loop last came round",
+    "event_loop_longest_lag_seconds": "How late it came round at most since the start",
+    "keys_next": "Keys that will sign",
+    "keys_active": "Keys that sign",
+    "keys_retired": "Keys that verify and no longer sign",
+    "keys_revoked": "Keys whose tokens are refused",
+}
+"""Every gauge, without the project's prefix, and what it tells. A process tells its own, not those of other workers."""
+
 Gauges = Callable[[], dict[str, float]]
-"""Names of gauges, without the project's prefix, and their values now."""
+"""The values of `GAUGES` now."""
 
 
 class Board:
@@ -84,6 +101,8 @@ class Metrics:
     def meter(self, route: str) -> RouteMeter:
         """What counts the answers of a route. Every worker asks for its routes in the same order."""
         if route not in self._routes:
+            if len(self._routes) == _MAX_ROUTES:
+                raise ValueError(f"the board has room for {_MAX_ROUTES} routes")
             self._routes.append(route)
         start = self._routes.index(route) * _BLOCK
         return RouteMeter(self._cells[start : start + _BLOCK])
@@ -132,4 +151,4 @@ class _Reader(Collector):
     def collect(self) -> Iterable[Metric]:
         yield from self._metrics.families()
         for name, value in self._gauges().items():
-            yield GaugeMetricFamily(f"guest_sessions_{name}", name.replace("_", " ").capitalize(), value=value)
+            yield GaugeMetricFamily(f"guest_sessions_{name}", GAUGES[name], value=value)

@@ -11,6 +11,9 @@ Clock = Callable[[], float]
 RandomBytes = Callable[[int], bytes]
 """As many bytes as asked for, of cryptographic strength."""
 
+Observer = Callable[[str], None]
+"""Takes note of what was done with a token: `issued`, `refreshed`, `verified`, or the reason that refused it."""
+
 KeyMaker = Callable[[Algorithm], dict[str, Any]]
 """Makes a fresh private JWK (RFC 7517) of the algorithm, without `kid`."""
 

@@ -20,7 +20,7 @@ from service.keyring import Key, KeyState
 from service.merge_policies import Policy
 from service.merging import Candidate, MergeResult, Skipped, merge_guests
 from service.payloads import MAX_DEPTH, Change, depth
-from service.ports import Clock, KeySource, RandomBytes, SigningKeys
+from service.ports import Clock, KeySource, Observer, RandomBytes, SigningKeys
 from service.settings import TokenPolicy
 from service.token_memory import Found, TokenMemory
 
@@ -79,11 +79,14 @@ class Merged(msgspec.Struct, frozen=True):
 class Tokens:
     """The use cases of guest tokens under one policy."""
 
-    def __init__(self, policy: TokenPolicy, *, keys: KeySource, clock: Clock, random_bytes: RandomBytes) -> None:
+    def __init__(
+        self, policy: TokenPolicy, *, keys: KeySource, clock: Clock, random_bytes: RandomBytes, observe: Observer
+    ) -> None:
         self._policy = policy
         self._keys = keys
         self._clock = clock
         self._random_bytes = random_bytes
+        self._observe = observe
         self._memory = TokenMemory()
         self._remembered_under: SigningKeys | None = None
 
@@ -122,7 +125,9 @@ class Tokens:
             further=further or {},
             now_s=self._clock(),
         )
-        return await self._signed(keys, made)
+        issued = await self._signed(keys, made)
+        self._observe("issued")
+        return issued
 
     async def refresh(self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None) -> SignedToken:
         """The same guest's next token, its payload changed by `change`, or as it is.
@@ -131,16 +136,25 @@ class Tokens:
             InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, TokenTooLarge, NotReady
         """
         keys = self._signing_keys()
-        found = self._memory_under(keys).find(raw_token)
-        if found is None:
-            found, _ = await self._proven(keys, raw_token)  # not to be remembered: its successor will come, not itself
-        return await self.renew(self._accepted(keys, raw_token, found), change=change, ttl_s=ttl_s)
+        try:
+            found = self._memory_under(keys).find(raw_token)
+            if found is None:
+                found, _ = await self._proven(keys, raw_token)  # not to be remembered: its successor will come
+            token = self._accepted(keys, raw_token, found)
+        except InvalidToken as error:
+            self._observe(error.reason)
+            raise
+        return await self._renewed(keys, token, change=change, ttl_s=ttl_s)
 
     async def renew(
         self, token: VerifiedToken, *, change: Change | None = None, ttl_s: int | None = None
     ) -> SignedToken:
         """As `refresh`, of a token that is verified already. Default lifetime: the old one's, counted from now."""
-        keys = self._signing_keys()
+        return await self._renewed(self._signing_keys(), token, change=change, ttl_s=ttl_s)
+
+    async def _renewed(
+        self, keys: SigningKeys, token: VerifiedToken, *, change: Change | None, ttl_s: int | None
+    ) -> SignedToken:
         payload = None if change is None else change.apply(token.claims.payload)
         made = claims.renewed(
             token.claims,
@@ -150,7 +164,9 @@ class Tokens:
             payload=None if payload is None or equal(payload, token.claims.payload) else payload,
             now_s=self._clock(),
         )
-        return await self._signed(keys, made)
+        renewed = await self._signed(keys, made)
+        self._observe("refreshed")
+        return renewed
 
     async def verify(self, raw_token: str, *, audience: Sequence[str] = ()) -> VerifiedToken:
         """Checks signature and claims, in the contract's order; the first check that fails is the reason.
@@ -160,12 +176,18 @@ class Tokens:
             NotReady: there is no ring to check with.
         """
         keys = self._signing_keys()
-        memory = self._memory_under(keys)
-        found = memory.find(raw_token)
-        if found is None:
-            found, body = await self._proven(keys, raw_token)
-            memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
-        return self._accepted(keys, raw_token, found, audience)
+        try:
+            memory = self._memory_under(keys)
+            found = memory.find(raw_token)
+            if found is None:
+                found, body = await self._proven(keys, raw_token)
+                memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
+            token = self._accepted(keys, raw_token, found, audience)
+        except InvalidToken as error:
+            self._observe(error.reason)
+            raise
+        self._observe("verified")
+        return token
 
     def _memory_under(self, keys: SigningKeys) -> TokenMemory:
         """What was found good under these keys. Others may have revoked one, so that nothing found before counts."""

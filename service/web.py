@@ -107,14 +107,12 @@ class Api:
             audience=wire.audience_list(asked.audience),
             idempotency_key=_idempotency_key(request),
         )
-        self._metrics.token("issued")
         return self._token_answer(_CREATED, token, cookie=asked.cookie)
 
     async def refresh(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/refresh-payload`."""
         asked = wire.decode(body, wire.RefreshRequest)
         token = await self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None)
-        self._metrics.token("refreshed")
         return self._token_answer(_OK, token, cookie=asked.cookie)
 
     async def verify(self, _request: web.Request, body: bytes) -> Answer:
@@ -123,9 +121,7 @@ class Api:
         try:
             token = await self._tokens.verify(asked.token, audience=wire.audience_list(asked.audience))
         except InvalidToken as error:
-            self._metrics.token(error.reason)
             return _json(_OK, {"active": False, "reason": error.reason})
-        self._metrics.token("verified")
         expires_in_s = token.claims.expires_at_s - int(self._clock())
         bytes_left = self._cookie.bytes_left(token_bytes=token.size_bytes, max_age_s=expires_in_s)
         return _json(_OK, wire.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left))
@@ -135,10 +131,8 @@ class Api:
         raw_token = wire.decode_form(body)
         try:
             token = await self._tokens.verify(raw_token)
-        except InvalidToken as error:
-            self._metrics.token(error.reason)
+        except InvalidToken:
             return _json(_OK, {"active": False})
-        self._metrics.token("verified")
         return _json(_OK, {"active": True, **token.claims.to_json()})
 
     async def merge(self, _request: web.Request, body: bytes) -> Answer:
@@ -151,7 +145,8 @@ class Api:
             strict=asked.strict,
             renew=asked.renew and not asked.dry_run,
         )
-        self._metrics.token("merged")
+        if merged.result.merged and not asked.dry_run:
+            self._metrics.token("merged")
         successor = merged.next
         further = None
         if asked.cookie and not asked.dry_run:

@@ -13,20 +13,9 @@ from service.app import KEYS, make_app, make_runner
 from service.connections import HEAD_TIMEOUT_S
 from service.settings import Settings
 from service.web import BODY_TIMEOUT_S
+from tests.doubles import HandClock
 from tests.log_sieve import keep_out_ring, keep_out_settings
 from tests.openapi import check_answer
-
-START_S = 1_800_000_000.25
-
-
-class HandClock:
-    """Time that moves only when told to."""
-
-    def __init__(self, now_s: float = START_S) -> None:
-        self.now_s = now_s
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Answer:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api import Api, HandClock, serving
+from tests.api import Api, serving
+from tests.doubles import HandClock
 from tests.log_sieve import sifting
 
 MakeApi = Callable[..., Awaitable[Api]]

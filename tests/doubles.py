@@ -10,11 +10,13 @@ from service import keyring
 from service.errors import CacheUnavailable, InvalidToken
 from service.keyring import Algorithm, Key, KeyRing, KeyState
 
+START_S = 1_800_000_000.25
+
 
 class HandClock:
     """Tells the time that the test sets, in seconds."""
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float = START_S) -> None:
         self.now_s = now_s
 
     def __call__(self) -> float:

@@ -6,8 +6,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from service.access import Access
 from service.problems import HttpProblem
 from service.settings import Settings
-from tests.api import HandClock
 from tests.conftest import MakeApi
+from tests.doubles import HandClock
 
 OLD, NEW = "o" * 20, "n" * 20
 

@@ -7,8 +7,9 @@ from yarl import URL
 
 from service.gateway import GuestCookie
 from service.settings import CookiePolicy
-from tests.api import Answer, Api, HandClock
+from tests.api import Answer, Api
 from tests.conftest import MakeApi
+from tests.doubles import HandClock
 
 NAVIGATION = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 MONTH_S = 2_592_000

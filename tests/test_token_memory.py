@@ -70,7 +70,7 @@ def tokens(source: Source, clock: HandClock) -> Tokens:
     policy = TokenPolicy(
         issuers=(ISSUER,), audience=(), ttl_s=1_000, max_ttl_s=1_000, renew_after_s=100, max_token_bytes=3_800
     )
-    return Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: b"r" * size)
+    return Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: b"r" * size, observe=lambda _event: None)
 
 
 async def reason(tokens: Tokens, raw_token: str, **arguments: Any) -> str | None:
@@ -170,7 +170,7 @@ async def test_a_refused_token_is_not_remembered(tokens: Tokens, source: Source)
 async def test_a_guest_s_id_is_the_random_uuid_of_its_bytes(source: Source, clock: HandClock, number: int) -> None:
     raw = bytes((number * position + number) % 256 for position in range(1, 17))
     policy = TokenPolicy(issuers=(ISSUER,), audience=(), ttl_s=1, max_ttl_s=1, renew_after_s=1, max_token_bytes=3_800)
-    tokens = Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: raw[:size])
+    tokens = Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: raw[:size], observe=lambda _event: None)
 
     assert (await tokens.issue(payload={})).claims.subject == f"G-{UUID(bytes=raw, version=4)}"
 

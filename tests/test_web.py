@@ -1,13 +1,15 @@
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
 import pytest
 from aiohttp import FormData
 
-from tests.api import START_S, Api, HandClock
+from tests.api import Api
 from tests.conftest import MakeApi
+from tests.doubles import START_S, HandClock
 from tests.openapi import API
 
 KEY = "k" * 20
@@ -523,6 +525,47 @@ async def test_health_readiness_and_metrics(api: Api) -> None:
     assert (ready.status, ready.json["ready"], ready.json["role"], ready.json["redis"]) == (200, True, "keeper", "off")
     assert 'guest_sessions_requests_total{route="/v1/issue",status="201"} 1.0' in metrics
     assert "guest_sessions_keyring_revision 1.0" in metrics
+
+
+async def counted(api: Api) -> dict[str, float]:
+    """What was done with tokens so far, and why others were refused."""
+    text = (await api.get("/metrics")).body.decode()
+    found = re.findall(r'^guest_sessions_tokens\w*_total\{\w+="(\w+)"\} (\S+)$', text, re.MULTILINE)
+    return {name: float(number) for name, number in found}
+
+
+@pytest.mark.parametrize(
+    "present",
+    [
+        lambda api, token: api.verify(token),
+        lambda api, token: api.post("/v1/refresh-payload", {"token": token}),
+        lambda api, token: api.post("/v1/merge", {"tokens": [token], "dry_run": True}),
+        lambda api, token: api.ask("POST", "/v1/introspect", data={"token": token}),
+        lambda api, token: api.get("/v1/auth", headers={"Cookie": f"guest={token}"}),
+        lambda api, token: api.get("/v1/auth?mode=ensure", headers={"Authorization": f"Bearer {token}"}),
+    ],
+    ids=["verify", "refresh", "merge", "introspect", "auth", "ensure"],
+)
+async def test_a_forged_token_is_counted_wherever_it_comes(api: Api, present: Callable[[Api, str], Any]) -> None:
+    token = (await api.issue())["token"]
+
+    await present(api, f"{token[:-5]}AAAAA")
+
+    assert await counted(api) == {"issued": 1, "bad_signature": 1}
+
+
+async def test_each_thing_done_with_a_token_is_counted_once(api: Api) -> None:
+    token = (await api.issue())["token"]
+    await api.verify(token)
+    await api.post("/v1/refresh-payload", {"token": token})
+    await api.post("/v1/merge", {"tokens": [token], "dry_run": True})
+    await api.post("/v1/merge", {"tokens": []})
+    before = await counted(api)
+    await api.post("/v1/merge", {"tokens": [token]})
+    after = await counted(api)
+
+    assert before == {"issued": 2, "verified": 2, "refreshed": 1}
+    assert after == {"issued": 3, "verified": 3, "refreshed": 1, "merged": 1}
 
 
 async def test_a_follower_without_redis_is_not_ready_as_described(make_api: MakeApi) -> None:

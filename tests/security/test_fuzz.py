@@ -26,7 +26,7 @@ from service.redis_url import parse_redis_url
 from service.sealing import Sealer
 from service.settings import NAMES, AccessPolicy, CookiePolicy, GatewayPolicy, Settings, TokenPolicy
 from service.tokens import Tokens, decode_claims
-from tests.api import HandClock
+from tests.doubles import HandClock
 from tests.security.bodies import BAD_BODIES
 from tests.security.forge import ISSUER, NOW_S, base64url, forge
 
@@ -257,7 +257,7 @@ def gateway() -> Gateway:
                 {"GUEST_TRUSTED_PROXIES": "127.0.0.0/8,::1/128,10.0.0.0/8"}
             ).gateway.trusted_proxies,
         ),
-        tokens=Tokens(policy, keys=keys, clock=clock, random_bytes=os.urandom),
+        tokens=Tokens(policy, keys=keys, clock=clock, random_bytes=os.urandom, observe=lambda _event: None),
         cookie=GuestCookie(CookiePolicy(name="guest", domain=None, same_site="Lax", secure=False)),
         limiter=RateLimiter(RATE_PER_S, clock=clock),
     )

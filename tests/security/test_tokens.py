@@ -11,8 +11,9 @@ from service import claims, keyring
 from service.errors import InvalidToken
 from service.jose_codec import JoseCodec
 from service.tokens import decode_claims
-from tests.api import Api, HandClock
+from tests.api import Api
 from tests.conftest import MakeApi
+from tests.doubles import HandClock
 from tests.security.attacks import ATTACKS, malleable
 from tests.security.forge import NOW_S, base64url, forge, segment
 
