@@ -78,6 +78,10 @@ class Gateway:
         found = await self._find(headers)
         return None if found is None else self._identity(found[1].claims, raw_token=found[0], new=False)
 
+    def presents_a_token(self, headers: Headers) -> bool:
+        """Whether the request came with anything that could be a guest token."""
+        return next(self._candidates(headers), "") != ""
+
     async def ensure(self, headers: Headers, *, method: str, peer: str | None) -> dict[str, str]:
         """The identity headers of the visitor's guest, a new one on a first visit; empty ones where there is none."""
         found = await self._find(headers)

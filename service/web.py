@@ -163,7 +163,9 @@ class Api:
                 self._metrics.token("minted")
             return Answer(_AUTH, further=identity)
         verified = await self._gateway.verify(headers)
-        return Answer(_AUTH_REFUSED) if verified is None else Answer(_AUTH, further=verified)
+        if verified is not None:
+            return Answer(_AUTH, further=verified)
+        return Answer(_AUTH_REFUSED if self._gateway.presents_a_token(headers) else _AUTH_MISSING)
 
     async def jwks(self, request: web.Request) -> Answer:
         """`GET /.well-known/jwks.json`."""
@@ -274,6 +276,8 @@ _AUTH: Final = Head(200, {"Cache-Control": "no-store"})
 _AUTH_REFUSED: Final = Head(
     401, {"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="guest", error="invalid_token"'}
 )
+_AUTH_MISSING: Final = Head(401, {"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="guest"'})
+"""Who sent no token is told of no error (RFC 6750, section 3.1)."""
 _METRICS: Final = Head(200, {**_PUBLIC, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 _OPENAPI: Final = Head(200, {**_PUBLIC, "Content-Type": "application/yaml", "Access-Control-Allow-Origin": "*"})
 _DOCS: Final = Head(

@@ -48,8 +48,18 @@ async def test_without_a_good_token_every_mode_but_ensure_refuses(api: Api, mode
     answer = await api.get(f"/v1/auth{mode}", headers={**NAVIGATION, "Cookie": "guest=nonsense"})
 
     assert (answer.status, answer.body) == (401, b"")
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="guest", error="invalid_token"'
     assert "X-Guest-Id" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Cookie": "guest="}, {"Cookie": "theme=dark"}, {"Authorization": "Bearer "}, {"Authorization": "Basic x"}],
+)
+async def test_who_sent_no_token_is_told_of_no_error_in_it(api: Api, headers: dict[str, str]) -> None:
+    answer = await api.get("/v1/auth", headers=headers)
+
+    assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="guest"')
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
