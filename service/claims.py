@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from service.errors import InvalidToken
+from service.json_values import MAX_SAFE_INTEGER
 
 REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "ver", "payload"})
 """The claims that the token itself owns (RFC 7519, section 4.1, and this project's own)."""
@@ -18,8 +19,14 @@ REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "v
 RESERVED = REGISTERED | {"nbf", "active", "token_type"}
 """What the caller's `claims` may not name: `nbf` would change validity, the others would lie in introspection."""
 
-MAX_NUMERIC_DATE_S: Final = 2**53 - 1
-"""The latest date taken, so that every verifier reads the same, JavaScript's doubles included (RFC 8259, section 6)."""
+MAX_TOKEN_BYTES: Final = 16_384
+"""Four browser cookies' worth; nothing longer is looked at, so that its length costs an attacker's time, not ours."""
+
+SUBJECT: Final = "[!-~]{1,255}"
+"""A guest's id as a regular expression: U+0021 to U+007E, so that it fits a header as it stands."""
+
+MAX_NUMERIC_DATE_S: Final = MAX_SAFE_INTEGER
+"""The latest date taken, so that every verifier reads the same."""
 
 
 class GuestClaims(msgspec.Struct, frozen=True):
@@ -203,7 +210,7 @@ def is_subject(value: object) -> bool:
     return type(value) is str and _SUBJECT.fullmatch(value) is not None
 
 
-_SUBJECT: Final = re.compile(r"[!-~]{1,255}")
+_SUBJECT: Final = re.compile(SUBJECT)
 
 
 def _is_text(value: object) -> bool:

@@ -1,14 +1,28 @@
-"""JSON values as Python has them after decoding: their kinds, their equality, and the pointers to them.
+"""JSON values: the strict decoder, and of what is decoded the bounds, the kinds, the equality and the pointers to it.
 
 Pure. Equality is JSON's, not Python's: numbers are equal by value whatever their spelling (1 = 1.0), and a boolean is
 no number (true ≠ 1), also deep inside.
 """
 
+import json
+import math
 import re
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal
 
 Kind = Literal["null", "boolean", "number", "string", "list", "object"]
+
+MAX_DEPTH: Final = 32
+"""The deepest nesting of a document."""
+MIN_INTEGER: Final = -(2**63)
+MAX_INTEGER: Final = 2**64 - 1
+"""Whole numbers fit a signed or an unsigned 64-bit integer, so that every reader takes them."""
+MAX_SAFE_INTEGER: Final = 2**53 - 1
+"""Up to here JavaScript's doubles tell all whole numbers apart (RFC 8259, section 6)."""
+
+_NAME_CHARS: Final = 64
+"""Of a member's name in a message."""
 
 _KINDS: dict[type, Kind] = {
     type(None): "null",
@@ -23,6 +37,53 @@ _KINDS: dict[type, Kind] = {
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
 
+class NotStrictJson(ValueError):
+    """JSON that two readers may read in two ways, or not at all; the message is for whoever wrote it."""
+
+
+def parse_json(text: str) -> Any:
+    """Decodes JSON (RFC 8259) without what I-JSON warns of (RFC 7493): double members, numbers that do not survive.
+
+    Raises:
+        json.JSONDecodeError: it is not JSON.
+        NotStrictJson: it is, but not strictly.
+        RecursionError: it nests hundreds of levels deep.
+    """
+    return _parse(text)
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(members)
+    if len(result) != len(members):
+        twice = next(name for name, times in Counter(name for name, _ in members).items() if times > 1)
+        raise NotStrictJson(f"an object has the member {json.dumps(twice[:_NAME_CHARS])} twice")
+    return result
+
+
+def _whole(text: str) -> int:
+    # Twenty digits and a sign are the longest; Python's own limit is 4,300, at the cost of their square.
+    value = int(text) if len(text) <= 20 else MAX_INTEGER + 1  # noqa: PLR2004 - told above
+    if not MIN_INTEGER <= value <= MAX_INTEGER:
+        raise NotStrictJson("a whole number is beyond 64 bits")
+    return value
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise NotStrictJson("a number is beyond the range of a double")
+    return value
+
+
+def _constant(text: str) -> None:
+    raise NotStrictJson(f"{text} is no JSON")
+
+
+_parse: Final[Callable[[str], Any]] = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=_constant
+).decode
+
+
 def kind_of(value: Any) -> Kind:
     """The kind of a decoded JSON value."""
     return _KINDS[type(value)]
@@ -31,6 +92,29 @@ def kind_of(value: Any) -> Kind:
 def is_number(value: object) -> bool:
     """Whether the value is a JSON number; for Python, but not for JSON, a boolean would be one."""
     return type(value) is int or type(value) is float
+
+
+def in_range(value: object) -> bool:
+    """Whether the value is a number that JSON readers agree on: 64 bits when whole, else a finite double."""
+    if type(value) is int:
+        return MIN_INTEGER <= value <= MAX_INTEGER
+    return type(value) is float and math.isfinite(value)
+
+
+def depth(value: object) -> int:
+    """How many containers are nested in `value`: 0 for a scalar, 1 for {} and []. Stops counting beyond `MAX_DEPTH`."""
+    level, found = [value], 0
+    while found <= MAX_DEPTH:
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return found
+        found += 1
+        level = [inner for each in level for inner in _inside(each)]
+    return found
+
+
+def _inside(container: Any) -> Iterable[object]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -5,7 +5,6 @@ then walks its trees in step with the payload, so that no member costs a search,
 """
 
 import json
-import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -14,7 +13,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from service.errors import Fault, InvalidPolicy
-from service.json_values import Kind, escape, is_number, parse_pointer
+from service.json_values import MAX_DEPTH, MAX_INTEGER, Kind, escape, in_range, parse_json, parse_pointer
 
 RuleName = Literal[
     "session", "guest", "guest_if_empty", "drop", "deep", "sum", "max", "min", "union", "append", "by_key"
@@ -31,9 +30,6 @@ PROTECTED = (
 RECEIPTS: Final = "merged_guests"
 """The top-level member with the receipts of merged guests; protected under every policy."""
 
-MAX_DEPTH: Final = 32
-"""How deep a payload nests; a PATH with more segments could never match."""
-
 MAX_FIELDS_DEPTH: Final = 16
 """How deep `fields` nest: a JSON document of `MAX_DEPTH` has no room for more."""
 
@@ -42,10 +38,6 @@ MAX_PATHS: Final = 512
 
 MAX_PLACES: Final = 4096
 """How many places the trees of one policy may have: n PATHs with `*` in different segments can make 2^n of them."""
-
-MIN_INTEGER: Final = -(2**63)
-MAX_INTEGER: Final = 2**64 - 1
-"""The whole numbers that every JSON reader of this service takes; a sum past them is an overflow."""
 
 _KINDS_OF: Mapping[RuleName, Kind] = {
     "deep": "object",
@@ -306,13 +298,6 @@ def _rank(entry: tuple[int, object, object]) -> int:
     return entry[0]
 
 
-def in_range(value: object) -> bool:
-    """Whether the value is a number that JSON readers agree on: 64 bits when whole, else a finite double."""
-    if type(value) is int:
-        return MIN_INTEGER <= value <= MAX_INTEGER
-    return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]  # a float by now
-
-
 def _decode(text: bytes, decoder: Callable[[str], object]) -> dict[str, object]:
     """The document, where it can be written back as UTF-8 JSON text; else one fault."""
     try:
@@ -327,22 +312,7 @@ def _decode(text: bytes, decoder: Callable[[str], object]) -> dict[str, object]:
     return documents
 
 
-def _strict_json(text: str) -> object:
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError(f"an object has a member twice; its members are: {', '.join(name for name, _ in pairs)}")
-    return members
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODERS: Mapping[str, Callable[[str], object]] = {"json": _strict_json, "toml": tomllib.loads}
+_DECODERS: Mapping[str, Callable[[str], object]] = {"json": parse_json, "toml": tomllib.loads}
 
 _NO_RULE = Rule("session")
 """Stands where a rule could not be read; the policy is refused anyway."""

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from service.json_values import canonical, equal, escape, is_number, kind_of
-from service.merge_policies import PathTree, Policy, Rule, RuleName, at_element, at_member, in_range, value_at
+from service.json_values import canonical, equal, escape, in_range, is_number, kind_of
+from service.merge_policies import PathTree, Policy, Rule, RuleName, at_element, at_member, value_at
 
 MISSING: Final = msgspec.UNSET
 """Stands where there is no value; null is one."""

@@ -4,7 +4,6 @@ Pure: arguments are never changed. Every result is a JSON object that fits back 
 """
 
 import copy
-from collections.abc import Iterable
 from typing import Any, Final
 
 import jsonpatch
@@ -12,9 +11,8 @@ import msgspec
 from jsonpointer import JsonPointerException
 
 from service.errors import Fault, InvalidPatch, PatchConflict
+from service.json_values import MAX_DEPTH, depth
 
-MAX_DEPTH: Final = 32
-"""The deepest nesting of a request; a payload is one level inside of it."""
 OPERATIONS: Final = ("add", "remove", "replace", "move", "copy", "test")
 """RFC 6902, section 4."""
 MAX_OPERATIONS: Final = 1_000
@@ -71,28 +69,12 @@ class JsonPatch(msgspec.Struct, frozen=True):
             document = _applied(document, operation, f"/json_patch/{index}")
         if not isinstance(document, dict):
             raise InvalidPatch("A payload is an object.", [Fault("/json_patch", "makes the payload something else")])
-        if depth(document) >= MAX_DEPTH:
+        if depth(document) >= MAX_DEPTH:  # a payload is one level inside of a request
             raise InvalidPatch("The payload is too deep.", [Fault("/json_patch", f"nests over {MAX_DEPTH - 1} levels")])
         return document
 
 
 Change = Replace | MergePatch | JsonPatch
-
-
-def depth(value: object) -> int:
-    """How many containers are nested in `value`: 0 for a scalar, 1 for {} and []. Stops counting beyond `MAX_DEPTH`."""
-    level, found = [value], 0
-    while found <= MAX_DEPTH:
-        level = [each for each in level if isinstance(each, dict | list)]
-        if not level:
-            return found
-        found += 1
-        level = [inner for each in level for inner in _inside(each)]
-    return found
-
-
-def _inside(container: Any) -> Iterable[object]:
-    return container.values() if isinstance(container, dict) else container
 
 
 def _merged(target: object, patch: object) -> Any:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from service.claims import MAX_TOKEN_BYTES
 from service.errors import Fault, InvalidPolicy, InvalidSettings
 from service.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.merge_policies import SHIPPED, Policy, parse_policy_file
@@ -28,8 +29,6 @@ LONGEST_DIGITS: Final = 19
 LONGEST_TTL_S: Final = 10 * TEN_YEARS_S
 """A century: far beyond any use, and `exp` stays exact in every verifier."""
 LEAST_API_KEY_CHARS: Final = 20
-LARGEST_TOKEN_BYTES: Final = 16_384
-"""What verification looks at; a longer token could be issued and never verified."""
 
 SAMPLES: Final = {
     "GUEST_API_KEYS": "sample-api-key-not-for-production",
@@ -292,7 +291,7 @@ def _read_tokens(reader: _Reader, issuers: tuple[str, ...]) -> TokenPolicy:
         ttl_s=ttl_s,
         max_ttl_s=max_ttl_s,
         renew_after_s=reader.whole("GUEST_RENEW_AFTER", 2_592_000, least=1, most=LONGEST_TTL_S),
-        max_token_bytes=reader.whole("GUEST_MAX_TOKEN_BYTES", 3_800, least=256, most=LARGEST_TOKEN_BYTES),
+        max_token_bytes=reader.whole("GUEST_MAX_TOKEN_BYTES", 3_800, least=256, most=MAX_TOKEN_BYTES),
     )
 
 
@@ -319,7 +318,7 @@ def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
 def _read_key_places(reader: _Reader) -> tuple[Path | None, tuple[str, ...], str | None]:
     directory = reader.text("GUEST_KEYS_DIR") or "./data/keys"
     keys_dir = None if directory == "none" else Path(directory)
-    secrets = _one_of(reader, "GUEST_KEYS_SECRET", _parse_secrets)
+    secrets = _one_of(reader, "GUEST_KEYS_SECRET", _parse_secrets, parse_file=_parse_secrets)
     redis_url = reader.parsed("GUEST_REDIS_URL", _parse_redis_url, None)
     if reader.text("GUEST_REDIS_URL") and not secrets and not _given(reader, "GUEST_KEYS_SECRET"):
         reader.fault("GUEST_KEYS_SECRET", "is required with GUEST_REDIS_URL: what goes to Redis is always sealed")
@@ -371,7 +370,7 @@ def _read_gateway(reader: _Reader, host: str) -> GatewayPolicy:
 
 
 def _read_access(reader: _Reader, *, host: str, issuers: tuple[str, ...]) -> AccessPolicy:
-    api_keys = _one_of(reader, "GUEST_API_KEYS", _parse_api_key_list)
+    api_keys = _one_of(reader, "GUEST_API_KEYS", _parse_api_key_list, parse_file=parse_api_keys_file)
     allowed = reader.choice("GUEST_ALLOW_NO_API_KEYS", ("0", "1"), "0") == "1"
     if not is_loopback(host) and not _given(reader, "GUEST_API_KEYS") and not allowed:
         reader.fault(
@@ -407,13 +406,15 @@ def _given(reader: _Reader, name: str) -> bool:
     return reader.text(name) is not None or reader.text(f"{name}_FILE") is not None
 
 
-def _one_of(reader: _Reader, name: str, parse: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+_ParseSecrets = Callable[[str], tuple[str, ...]]
+
+
+def _one_of(reader: _Reader, name: str, parse: _ParseSecrets, *, parse_file: _ParseSecrets) -> tuple[str, ...]:
     """A secret from its variable or, as Docker and Kubernetes mount them, from the file that NAME_FILE names."""
     if reader.text(name) and reader.text(f"{name}_FILE"):
         reader.fault(name, f"and {name}_FILE are both set; only one may be")
     inline: tuple[str, ...] = reader.parsed(name, parse, ())
-    file_parse = parse_api_keys_file if name == "GUEST_API_KEYS" else parse
-    return reader.file(f"{name}_FILE", lambda content: file_parse(_decode(content)), inline)
+    return reader.file(f"{name}_FILE", lambda content: parse_file(_decode(content)), inline)
 
 
 def parse_api_keys_file(text: str) -> tuple[str, ...]:

@@ -15,11 +15,11 @@ import msgspec
 from service import claims
 from service.claims import GuestClaims
 from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, Reason, ReservedClaim, TokenTooLarge
-from service.json_values import equal, pointer
+from service.json_values import MAX_DEPTH, depth, equal, pointer
 from service.keyring import Key, KeyState
 from service.merge_policies import Policy
 from service.merging import Candidate, MergeResult, Skipped, merge_guests
-from service.payloads import MAX_DEPTH, Change, depth
+from service.payloads import Change
 from service.ports import Clock, KeySource, Observer, RandomBytes, SigningKeys
 from service.settings import TokenPolicy
 from service.token_memory import Found, TokenMemory

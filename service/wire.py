@@ -5,30 +5,25 @@ surrogates, numbers that do not survive), deep nesting, unknown members and wron
 """
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from service.claims import SUBJECT
 from service.errors import Fault, InvalidRequest, MalformedRequest
-from service.json_values import pointer
-from service.payloads import MAX_DEPTH, Change, JsonPatch, MergePatch, Replace, depth
+from service.json_values import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, parse_json, pointer
+from service.payloads import Change, JsonPatch, MergePatch, Replace
 from service.tokens import Merged, SignedToken, VerifiedToken
 
 T = TypeVar("T", bound="Request")
 
-Subject = Annotated[str, Meta(pattern=r"\A[!-~]{1,255}\Z")]
+Subject = Annotated[str, Meta(pattern=rf"\A{SUBJECT}\Z")]
 Audience = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 Ttl = Annotated[int, Meta(ge=1)]
-LEAST_WHOLE: Final = -(2**63)
-GREATEST_WHOLE: Final = 2**64 - 1
-"""Whole numbers fit a signed or an unsigned 64-bit integer."""
-
-
 MAX_FORM_MEMBERS: Final = 100
 
 
@@ -145,7 +140,7 @@ def _may_be_extreme(raw: bytes) -> bool:
 
 
 _TO_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
-_MANY_DIGITS: Final = b"0" * len(str(LEAST_WHOLE)[1:])
+_MANY_DIGITS: Final = b"0" * len(str(MIN_INTEGER)[1:])
 _DECODERS: Final[Mapping[type[Request], msgspec.json.Decoder[Any]]] = {
     shape: msgspec.json.Decoder(shape) for shape in (IssueRequest, RefreshRequest, VerifyRequest, MergeRequest)
 }
@@ -246,48 +241,13 @@ def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[st
     }
 
 
-class _Malformed(ValueError):
-    """What the JSON decoder's hooks raise; the message is for the caller."""
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(members)
-    if len(result) != len(members):
-        raise _Malformed("an object has a member twice")
-    return result
-
-
-def _whole(text: str) -> int:
-    # Twenty digits and a sign are the longest; Python's own limit is 4,300, at the cost of their square.
-    value = int(text) if len(text) <= 20 else GREATEST_WHOLE + 1  # noqa: PLR2004
-    if not LEAST_WHOLE <= value <= GREATEST_WHOLE:
-        raise _Malformed("a whole number is beyond 64 bits")
-    return value
-
-
-def _real(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise _Malformed("a number is beyond the range of a double")
-    return value
-
-
-def _constant(text: str) -> None:
-    raise _Malformed(f"{text} is no JSON")
-
-
-_parse: Final[Callable[[str], Any]] = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=_constant
-).decode
-
-
 def _decode_json(raw: bytes, *, spared: str | None) -> Any:
     try:
         text = raw.decode("utf-8")
-        value = _parse(text)
+        value = parse_json(text)
     except UnicodeDecodeError as error:
         raise _malformed("is not UTF-8") from error
-    except _Malformed as error:
+    except NotStrictJson as error:
         raise _malformed(str(error)) from error
     except json.JSONDecodeError as error:
         raise _malformed(f"is not JSON: {error.msg} at character {error.pos}") from error

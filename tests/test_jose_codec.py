@@ -10,8 +10,9 @@ from jose.backends import RSAKey
 from jose.backends.ecdsa_backend import ECDSAECKey
 
 from service import jose_codec, keyring
+from service.claims import MAX_TOKEN_BYTES
 from service.errors import InvalidToken
-from service.jose_codec import MAX_TOKEN_BYTES, JoseCodec, encoded_header, inspect, make_key
+from service.jose_codec import JoseCodec, encoded_header, inspect, make_key
 from service.keyring import Algorithm, KeyRing
 from tests.security.forge import forge, segment
 

@@ -314,9 +314,9 @@ def test_faults_in_a_file_start_with_the_policys_name() -> None:
     [
         (b"{", "json", "Expecting property name"),
         (b"[]", "json", "must be an object of named policies"),
-        (b'{"a": {}, "a": {}}', "json", "an object has a member twice; its members are: a, a"),
+        (b'{"a": {}, "a": {}}', "json", 'an object has the member "a" twice'),
         (b'{"a": {"default": {"rule": "max", "floor": NaN}}}', "json", "NaN is no JSON"),
-        (b'{"a": {"default": {"rule": "max", "floor": 1%s}}}' % (b"0" * 5000), "json", "Exceeds the limit"),
+        (b'{"a": {"default": {"rule": "max", "floor": 1%s}}}' % (b"0" * 50), "json", "a whole number is"),
         (b'{"a": {"rules": {"/\\ud800": "sum"}}}', "json", "'utf-8' codec can't encode character"),
         (b'{"a": "\xff"}', "json", "'utf-8' codec can't decode byte 0xff"),
         (b"[" * 100_000, "json", "maximum recursion depth exceeded"),

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidPatch, PatchConflict
-from service.payloads import MAX_COPIED_BYTES, MAX_DEPTH, MAX_OPERATIONS, JsonPatch, MergePatch, Replace, depth
+from service.json_values import MAX_DEPTH, depth
+from service.payloads import MAX_COPIED_BYTES, MAX_OPERATIONS, JsonPatch, MergePatch, Replace
 
 # RFC 7396, appendix A; the rows whose target and result are objects, as payloads are.
 MERGE_PATCHES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [

@@ -78,3 +78,12 @@ def test_a_member_given_twice_is_never_taken(name: str, value: int) -> None:
     assert outcome(f'{{"payload":{{":":1,{member},"b":{{{member},"c":2,{member}}}}}}}'.encode())[0] == (
         "malformed_request"
     )
+
+
+def test_the_member_that_came_twice_is_named_whatever_it_is() -> None:
+    code, facts = outcome(b'{"payload": {"a": 1, "\\ud800\\n": 1, "\\ud800\\n": 2}}')
+
+    assert (code, facts) == (
+        "malformed_request",
+        {"errors": [{"path": "", "message": 'an object has the member "\\ud800\\n" twice'}]},
+    )
