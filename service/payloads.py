@@ -15,6 +15,7 @@ from service.json_values import MAX_DEPTH, depth
 
 OPERATIONS: Final = ("add", "remove", "replace", "move", "copy", "test")
 """RFC 6902, section 4."""
+_OPERATIONS_WITH_VALUE: Final = ("add", "replace", "test")
 MAX_OPERATIONS: Final = 1_000
 """Of one JSON patch: some 20 ms of work, so that no request holds up the others."""
 MAX_COPIED_BYTES: Final = 262_144
@@ -92,6 +93,9 @@ def _merged(target: object, patch: object) -> Any:
 def _check_operation(operation: object, path: str) -> None:
     if not isinstance(operation, dict) or operation.get("op") not in OPERATIONS:
         raise InvalidPatch("The patch is malformed.", [Fault(path, "is no operation of RFC 6902")])
+    # The library looks for the path first, and then calls this a failed test.
+    if operation["op"] in _OPERATIONS_WITH_VALUE and "value" not in operation:
+        raise InvalidPatch("The patch is malformed.", [Fault(path, f"has no value to {operation['op']}")])
 
 
 def _check_copied(copied_bytes: int, path: str) -> None:

@@ -3,7 +3,6 @@
 Knows the use cases and the wire, no adapter.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
@@ -11,9 +10,9 @@ from time import perf_counter
 from typing import Any, Final
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from service import docs_page, wire
+from service import bodies, docs_page, wire
 from service.access import Access
 from service.answers import Answer, Head
 from service.errors import Fault, InvalidPolicy, InvalidRequest, InvalidToken, NotReady, TokenTooLarge
@@ -246,7 +245,9 @@ class Api:
     def _post(self, path: str, handler: BodyHandler, *, media_type: str = "application/json") -> web.RouteDef:
         async def guarded(request: web.Request) -> Answer:
             self._access.check(request.headers)
-            return await handler(request, await _read(request, media_type=media_type, timeout_s=self._body_timeout_s))
+            return await handler(
+                request, await bodies.read(request, media_type=media_type, timeout_s=self._body_timeout_s)
+            )
 
         return web.post(path, self._timed(path, guarded))
 
@@ -305,49 +306,11 @@ def _asks_to_ensure(request: web.Request) -> bool:
     return asked == "mode=ensure" or (asked != "" and request.query.get("mode") == "ensure")
 
 
-async def _read(request: web.Request, *, media_type: str, timeout_s: float) -> bytes:
-    """The body, of the media type that the endpoint takes, within size and time."""
-    headers = request.headers
-    if hdrs.CONTENT_ENCODING in headers:
-        raise HttpProblem("unsupported_media_type", "No Content-Encoding is taken.")
-    if (request.content_length or 0) > request.client_max_size:
-        raise _too_large(request)
-    if not request.body_exists:
-        return b""
-    if not _is_media_type(headers.get(hdrs.CONTENT_TYPE), media_type):
-        raise HttpProblem("unsupported_media_type", f"The body must be {media_type} in UTF-8.")
-    if headers.get(hdrs.TRANSFER_ENCODING, "chunked").lower() != "chunked":
-        raise HttpProblem("unsupported_media_type", "No Transfer-Encoding but chunked is taken.")
-    try:
-        if request.content.is_eof() and request.content_length:
-            return request.content.read_nowait()  # has come already, with the head: nothing to wait for
-        async with asyncio.timeout(timeout_s):
-            return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise _too_large(request) from error
-    except TimeoutError as error:
-        raise HttpProblem("request_timeout", f"The body did not come within {timeout_s:g} s.") from error
-    except web.RequestPayloadError as error:
-        raise HttpProblem("malformed_request", "The body's transfer coding is broken.") from error
-
-
-def _too_large(request: web.Request) -> HttpProblem:
-    limit = request.client_max_size
-    return HttpProblem("request_too_large", f"The body is longer than {limit} bytes.", facts={"limit": limit})
-
-
-def _is_media_type(header: str | None, media_type: str) -> bool:
-    if header == media_type:
-        return True
-    essence, *parameters = [part.strip().lower() for part in (header or "").split(";")]
-    charsets = {each.removeprefix("charset=").strip('"') for each in parameters if each.startswith("charset=")}
-    return essence == media_type and charsets <= {"utf-8"}
-
-
 def _idempotency_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise InvalidRequest("The Idempotency-Key is malformed: 16 to 128 visible ASCII characters are taken.")
+        message = "the header Idempotency-Key must be 16 to 128 visible ASCII characters"
+        raise InvalidRequest("The Idempotency-Key is malformed.", [Fault("", message)])
     return key
 
 

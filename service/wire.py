@@ -114,8 +114,7 @@ def decode(raw: bytes, shape: type[T]) -> T:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        raise InvalidRequest("The request is not of the right shape.", [Fault(_pointer(path[:-1]), message)]) from error
+        raise InvalidRequest("The request is not of the right shape.", [_fault_of(error)]) from error
 
 
 def _decode_quickly(raw: bytes, shape: type[T]) -> T | None:
@@ -264,8 +263,8 @@ _TOO_DEEP: Final = f"nests over {MAX_DEPTH} levels"
 
 
 def _require_text(value: Any, *, spared: str | None) -> None:
-    """Refuses lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot carry; the member `spared` may have some."""
-    if isinstance(value, dict) and spared in value:
+    """Refuses lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot carry; the list `spared` may have some."""
+    if isinstance(value, dict) and isinstance(value.get(spared), list):
         value = {name: member for name, member in value.items() if name != spared}
     try:
         msgspec.json.encode(value)
@@ -275,6 +274,13 @@ def _require_text(value: Any, *, spared: str | None) -> None:
 
 def _malformed(message: str) -> MalformedRequest:
     return MalformedRequest("The body is not the JSON that this service takes.", [Fault("", message)])
+
+
+def _fault_of(error: msgspec.ValidationError) -> Fault:
+    """The fault that msgspec tells of, at the member that is missing or unknown where it is one of these."""
+    message, _, path = str(error).partition(" - at `$")
+    named = re.fullmatch(r"Object (?:missing required|contains unknown) field `(.*)`", message, re.DOTALL)
+    return Fault(_pointer(path[:-1]) + (pointer([named[1]]) if named else ""), message)
 
 
 def _pointer(path: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import InvalidPatch, PatchConflict
+from service.errors import Fault, InvalidPatch, PatchConflict
 from service.json_values import MAX_DEPTH, depth
 from service.payloads import MAX_COPIED_BYTES, MAX_OPERATIONS, JsonPatch, MergePatch, Replace
 
@@ -189,3 +189,12 @@ def test_depth_stops_counting_beyond_what_is_taken() -> None:
         nested = [nested]
 
     assert depth(nested) == MAX_DEPTH + 1
+
+
+@pytest.mark.parametrize("op", ["add", "replace", "test"])
+@pytest.mark.parametrize("path", ["/a", "/not-there"])
+def test_an_operation_without_its_value_is_malformed_wherever_it_points(op: str, path: str) -> None:
+    with pytest.raises(InvalidPatch) as caught:
+        JsonPatch([{"op": op, "path": path}]).apply({"a": 1})
+
+    assert caught.value.errors == (Fault("/json_patch/0", f"has no value to {op}"),)

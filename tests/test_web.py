@@ -85,7 +85,7 @@ async def test_a_subject_a_ttl_and_an_audience_are_taken_as_given(make_api: Make
         ({"audience": []}, "/audience"),
         ({"audience": [1]}, "/audience/0"),
         ({"cookie": 1}, "/cookie"),
-        ({"colour": "red"}, ""),
+        ({"colour": "red"}, "/colour"),
         ([], ""),
         ("text", ""),
     ],

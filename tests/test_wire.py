@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service import wire
-from service.errors import GuestSessionsError
-from service.wire import IssueRequest
+from service.errors import GuestSessionsError, InvalidRequest, MalformedRequest
+from service.wire import IssueRequest, MergeRequest
 
 _leaves = (
     st.none()
@@ -87,3 +88,30 @@ def test_the_member_that_came_twice_is_named_whatever_it_is() -> None:
         "malformed_request",
         {"errors": [{"path": "", "message": 'an object has the member "\\ud800\\n" twice'}]},
     )
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b'{"payload": 1}', "/payload"),
+        (b'{"pay/load": 1}', "/pay~1load"),
+        (b'{"audience": ["a", 1]}', "/audience/1"),
+    ],
+)
+def test_a_fault_is_told_at_its_place(raw: bytes, path: str) -> None:
+    code, facts = outcome(raw)
+
+    assert code == "invalid_request"
+    assert [fault["path"] for fault in facts["errors"]] == [path]
+
+
+@pytest.mark.parametrize("tokens", ['"\\udc00"', '{"a": "\\udc00"}', '{"\\udc00": 1}'])
+def test_a_lone_surrogate_is_spared_in_a_list_of_tokens_alone(tokens: str) -> None:
+    with pytest.raises(MalformedRequest):
+        wire.decode(f'{{"tokens": {tokens}}}'.encode(), MergeRequest)
+
+
+@pytest.mark.parametrize("tokens", ['[["\\udc00"]]', '[{"\\udc00": 1}]', '["\\udc00", 1]'])
+def test_what_is_no_list_of_texts_is_invalid_with_a_lone_surrogate_too(tokens: str) -> None:
+    with pytest.raises(InvalidRequest):
+        wire.decode(f'{{"tokens": {tokens}}}'.encode(), MergeRequest)
