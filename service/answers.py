@@ -16,6 +16,9 @@ from aiohttp.helpers import rfc822_formatted_time
 SERVER: Final = "guest-sessions"
 """The `Server` header: no versions, which would tell an attacker what to try."""
 
+LONGEST_COPIED_BYTES: Final = 65_536
+"""A longer body, such as an asset of `/docs`, is sent as it lies, not copied behind its head for each client."""
+
 
 class Head:
     """Status line and the headers that are the same in every answer of a kind; `Server` is always among them."""
@@ -50,7 +53,15 @@ class Answer(web.StreamResponse):
             connection = "Connection: close\r\n"
         elif request.version == HttpVersion10:
             connection = "Connection: keep-alive\r\n"
-        await request.writer.write(self.encode(connection=connection, with_body=request.method != hdrs.METH_HEAD))
+        writer = request.writer
+        with_body = request.method != hdrs.METH_HEAD
+        if with_body and len(self.body) > LONGEST_COPIED_BYTES:
+            await writer.write(self.encode(connection=connection, with_body=False))
+            await writer.write(self.body)
+        else:
+            await writer.write(self.encode(connection=connection, with_body=with_body))
+        # Without this, whoever sends requests and reads no answer would fill the memory with answers.
+        await writer.drain()
         self._eof_sent = True
         return None
 

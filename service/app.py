@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from service.access import Access
-from service.connections import HEAD_TIMEOUT_S, Runner
+from service.connections import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.file_store import FileStore
 from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
@@ -145,9 +145,11 @@ def make_app(
     return app
 
 
-def make_runner(app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S) -> web.AppRunner:
+def make_runner(
+    app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S, write_timeout_s: float = WRITE_TIMEOUT_S
+) -> web.AppRunner:
     """The application behind a server whose connections no client can stall or crowd out."""
-    return Runner(app, head_timeout_s=head_timeout_s)
+    return Runner(app, head_timeout_s=head_timeout_s, write_timeout_s=write_timeout_s)
 
 
 async def _work_aside(app: web.Application) -> AsyncIterator[None]:

@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -32,14 +32,30 @@ LINGERING_S: Final = 2.0
 """For the rest of a body that was refused unread, so that its sender sees the answer and no reset connection."""
 SHUTDOWN_S: Final = 10.0
 """For requests under way when the service is told to end: twice what a body may take."""
+CUT_OFF_S: Final = 1.0
+"""For what is still there after that."""
+WRITE_TIMEOUT_S: Final = 30.0
+"""For a client to take the answers that wait for it: what lies in memory for it must not lie there for good. Enough for
+the largest asset of `/docs` at 60 KB a second."""
 
 _Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+
+
+class _Timeouts(NamedTuple):
+    head_s: float
+    write_s: float
 
 
 class Runner(web.AppRunner):
     """Runs an application over guarded connections."""
 
-    def __init__(self, app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+    ) -> None:
         super().__init__(
             app,
             access_log=None,
@@ -48,9 +64,9 @@ class Runner(web.AppRunner):
             max_field_size=MAX_LINE_BYTES,
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGERING_S,
-            shutdown_timeout=SHUTDOWN_S,
+            shutdown_timeout=CUT_OFF_S,
         )
-        self._head_timeout_s = head_timeout_s
+        self._timeouts = _Timeouts(head_s=head_timeout_s, write_s=write_timeout_s)
 
     async def shutdown(self) -> None:
         """Idle connections have ended, the others not yet: requests under way still come in, and are answered."""
@@ -64,18 +80,18 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made, handler=_straight(self.app, made.request_handler), head_timeout_s=self._head_timeout_s)
+        return _Server(made, handler=_straight(self.app, made.request_handler), timeouts=self._timeouts)
 
 
 class _Server(web.Server):
     """Makes our connections where aiohttp's server would make its own."""
 
-    def __init__(self, made: web.Server, *, handler: _Handler, head_timeout_s: float) -> None:
+    def __init__(self, made: web.Server, *, handler: _Handler, timeouts: _Timeouts) -> None:
         super().__init__(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - what the application set
-        self._head_timeout_s = head_timeout_s
+        self._timeouts = timeouts
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, head_timeout_s=self._head_timeout_s, loop=self._loop, **self._kwargs)
+        return _Connection(self, timeouts=self._timeouts, loop=self._loop, **self._kwargs)
 
 
 def _straight(app: web.Application, resolve: _Handler) -> _Handler:
@@ -103,14 +119,16 @@ class _Connection(web.RequestHandler):
     The first bytes may come before aiohttp has begun to wait for a request, which the count of requests tells.
     """
 
-    __slots__ = ("_head_bytes", "_head_timeout_s", "_head_timer", "_last_request")
+    __slots__ = ("_answered_requests", "_head_bytes", "_head_timer", "_last_request", "_timeouts", "_write_timer")
 
-    def __init__(self, manager: web.Server, *, head_timeout_s: float, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, timeouts: _Timeouts, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._head_timeout_s = head_timeout_s
+        self._timeouts = timeouts
+        self._answered_requests = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_request = False
+        self._write_timer: asyncio.TimerHandle | None = None
 
     @property
     def last_request(self) -> "asyncio.Task[None] | None":
@@ -130,9 +148,23 @@ class _Connection(web.RequestHandler):
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
+    def pause_writing(self) -> None:
+        """Called when more waits for the client than the transport wants to hold."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._write_timer = self._loop.call_later(self._timeouts.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken nearly all."""
+        self._end_write_timer()
+        super().resume_writing()
+
     def close(self) -> None:
-        """Takes no further request. aiohttp would drop what is still to come of the one under way, too."""
-        if self._awaits_request() or self._close:
+        """Takes no further request. aiohttp would drop what is still to come of the one under way, too.
+
+        It also calls this itself, once it has waited for the rest of a body that was answered unread.
+        """
+        if self._awaits_request() or self._close or self._answered_requests == self._request_count:
             super().close()
         else:
             self._last_request = True
@@ -140,6 +172,7 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has gone, or was sent away."""
         self._end_head()
+        self._end_write_timer()
         super().connection_lost(exc)
 
     def finish_response(
@@ -148,6 +181,10 @@ class _Connection(web.RequestHandler):
         """Sends an answer; those that aiohttp itself gives (404, 405, 417) become problems of ours."""
         if resp.status >= HTTPStatus.BAD_REQUEST and isinstance(resp, web.HTTPException):
             resp = failure_response(resp, request)
+        self._answered_requests = self._request_count
+        # A body that was given up may come yet: it must not be taken for a request (RFC 9110, section 15.5.9).
+        if resp.status == HTTPStatus.REQUEST_TIMEOUT:
+            resp.force_close()
         # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
         if self._last_request or (not request.body_exists and request.content_length):
             resp.force_close()
@@ -182,15 +219,20 @@ class _Connection(web.RequestHandler):
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HttpProblem("malformed_request", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."))
         elif self._head_timer is None:
-            detail = f"The request's head did not come within {self._head_timeout_s:g} s."
+            detail = f"The request's head did not come within {self._timeouts.head_s:g} s."
             problem = HttpProblem("request_timeout", detail)
-            self._head_timer = self._loop.call_later(self._head_timeout_s, self._refuse, problem)
+            self._head_timer = self._loop.call_later(self._timeouts.head_s, self._refuse, problem)
 
     def _end_head(self) -> None:
         self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _end_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _refuse(self, problem: GuestSessionsError) -> None:
         """Answers before there is a request, and closes."""
