@@ -19,20 +19,20 @@ SHOP_PORT = int(os.environ.get("DEMO_SHOP_PORT", "8000"))
 SERVICE, SHOP = f"http://127.0.0.1:{SERVICE_PORT}", f"http://127.0.0.1:{SHOP_PORT}"
 
 
-def environment(keys: str) -> dict[str, str]:
-    """The settings of both: an API key made for this run, the shop's merge policy."""
+def environments(keys: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The service's and the shop's: each gets its own settings, and both an API key made for this run."""
     api_key = secrets.token_urlsafe(24)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GUEST_")}
-    return inherited | {
+    service = {
         "GUEST_PORT": str(SERVICE_PORT),
         "GUEST_KEYS_DIR": keys,
         "GUEST_ISSUER": SERVICE,
         "GUEST_API_KEYS": api_key,
         "GUEST_MERGE_POLICIES": str(HERE / "policies.toml"),
         "GUEST_LOG_LEVEL": "warning",
-        "GUEST_URL": SERVICE,
-        "GUEST_API_KEY": api_key,
     }
+    shop = {"GUEST_URL": SERVICE, "GUEST_ISSUER": SERVICE, "GUEST_API_KEY": api_key}
+    return inherited | service, inherited | shop
 
 
 def require_free(port: int, variable: str) -> None:
@@ -62,13 +62,13 @@ def main() -> None:
     require_free(SHOP_PORT, "DEMO_SHOP_PORT")
     processes: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as keys:
-        settings = environment(keys)
-        commands = {
-            f"{SERVICE}/readyz": [sys.executable, "-m", "service", "serve"],
-            SHOP: [sys.executable, str(HERE / "app.py"), str(SHOP_PORT)],
-        }
+        for_service, for_shop = environments(keys)
+        starts = (
+            (f"{SERVICE}/readyz", [sys.executable, "-m", "service", "serve"], for_service),
+            (SHOP, [sys.executable, str(HERE / "app.py"), str(SHOP_PORT)], for_shop),
+        )
         try:
-            for url, command in commands.items():
+            for url, command, settings in starts:
                 processes.append(subprocess.Popen(command, env=settings, cwd=ROOT))
                 wait_for(url, processes[-1])
             print(f"\n  The shop is open at {SHOP}  (guest-sessions behind it: {SERVICE})\n", flush=True)
