@@ -5,6 +5,7 @@ Nothing is kept here for a guest: no row, no cache. Customers and their carts ar
 """
 
 import hmac
+import logging
 import os
 import secrets
 import sys
@@ -18,13 +19,16 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "middleware/aiohttp")]  # the drop-in middleware, as it is
 
 from catalog import CATALOG, MOST_OF_A_PIECE, euros  # noqa: E402  (found by the line above)
-from guests import GuestSessions  # noqa: E402
-from story import tell  # noqa: E402
+from guests import OUTAGE, GuestSessions  # noqa: E402
+from notices import COOKIE as NOTICE_COOKIE  # noqa: E402
+from notices import Notice, leave, left  # noqa: E402
+from story import Story, tell  # noqa: E402
 
 SESSION_COOKIE = "shop_session"
 PASSWORD = "clay"  # noqa: S105  (printed on the login page)
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self' 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 guests = GuestSessions(
@@ -35,7 +39,8 @@ guests = GuestSessions(
 )
 customers: dict[str, dict[str, Any]] = {"Ada": {}, "Grace": {}}
 logins: dict[str, str] = {}
-stories: dict[str, list[str]] = {}
+stories: dict[str, Story] = {}
+log = logging.getLogger("shop")
 routes = web.RouteTableDef()
 pages = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True)
 pages.filters["euros"] = euros
@@ -54,41 +59,69 @@ def state_of(request: web.Request) -> dict[str, Any]:
     return request["guest"]["payload"] if request["guest"] else {}
 
 
-async def keep(request: web.Request, changes: dict[str, Any]) -> None:
-    """Stores members of the state where it belongs: with the customer, or in a new token for the guest."""
+def is_unread(request: web.Request) -> bool:
+    """Whether a guest's token is here that can't be checked now. Writing anew what can't be read would lose it."""
+    return not customer(request) and not request["guest"] and bool(request["guest_token"])
+
+
+async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
+    """Stores members of the state where it belongs: with the customer, or in a new token for the guest.
+
+    Whether that could be done: a guest's state stays as it is while the service is away.
+    """
     state = {**state_of(request), **changes}
     name = customer(request)
     if name:
         customers[name] = state
-    else:
+        return True
+    if is_unread(request):
+        return False
+    try:
         await guests.save(request, state)
+    except OUTAGE as error:
+        log.warning("a guest's change was not saved: %s", error)
+        return False
+    return True
 
 
-def render(request: web.Request, template: str, **facts: Any) -> web.Response:
+def render(request: web.Request, template: str, status: int = 200, **facts: Any) -> web.Response:
     """A page with what all pages show."""
     state = state_of(request)
+    cart = [line for line in state.get("cart", []) if line["sku"] in CATALOG]
     facts |= {
+        "path": request.path,
+        "status": status,
         "catalog": CATALOG,
         "customer": customer(request),
-        "cart": [line for line in state.get("cart", []) if line["sku"] in CATALOG],
+        "cart": cart,
+        "count": sum(line["quantity"] for line in cart),
         "favourites": state.get("favourites", []),
         "guest": request["guest"],
+        "unread": is_unread(request),
         "token_bytes": len(request["guest_token"] or ""),
         "most": MOST_OF_A_PIECE,
-        "story": stories.pop(request.cookies.get(SESSION_COOKIE, ""), []),
+        "story": stories.pop(request.cookies.get(SESSION_COOKIE, ""), None),
     }
     html = pages.get_template(template).render(facts)
-    return web.Response(text=html, content_type="text/html", headers={"Cache-Control": "no-store"})
+    return web.Response(status=status, text=html, content_type="text/html", headers={"Cache-Control": "no-store"})
+
+
+def render_with_notice(request: web.Request, template: str) -> web.Response:
+    """A page that also says, once, what the last form did."""
+    response = render(request, template, notice=left(request))
+    if NOTICE_COOKIE in request.cookies:
+        response.del_cookie(NOTICE_COOKIE)
+    return response
 
 
 @routes.get("/")
 async def shelf(request: web.Request) -> web.Response:
-    return render(request, "shelf.html")
+    return render_with_notice(request, "shelf.html")
 
 
 @routes.get("/cart")
 async def show_cart(request: web.Request) -> web.Response:
-    return render(request, "cart.html")
+    return render_with_notice(request, "cart.html")
 
 
 @routes.post("/cart/{sku}")
@@ -98,10 +131,14 @@ async def change_cart(request: web.Request) -> web.Response:
         raise web.HTTPNotFound
     by = -1 if (await request.post()).get("by") == "-1" else 1
     lines = {line["sku"]: line["quantity"] for line in state_of(request).get("cart", [])}
-    lines[sku] = min(lines.get(sku, 0) + by, MOST_OF_A_PIECE)
+    wanted = lines.get(sku, 0) + by
+    if wanted > MOST_OF_A_PIECE:
+        return back(request, sku, notice="most")
+    lines[sku] = wanted
     cart = [{"sku": each, "quantity": quantity} for each, quantity in lines.items() if quantity > 0]
-    await keep(request, {"cart": cart})
-    return back(request, "/")
+    kept = await keep(request, {"cart": cart})
+    done = "added" if by > 0 else "less" if wanted > 0 else "gone"
+    return back(request, sku, notice=done if kept else "failed")
 
 
 @routes.post("/favourites/{sku}")
@@ -111,8 +148,17 @@ async def change_favourites(request: web.Request) -> web.Response:
         raise web.HTTPNotFound
     favourites = list(state_of(request).get("favourites", []))
     favourites.remove(sku) if sku in favourites else favourites.append(sku)
-    await keep(request, {"favourites": favourites})
-    return back(request, "/")
+    kept = await keep(request, {"favourites": favourites})
+    return back(request, sku, notice=None if kept else "failed")
+
+
+@routes.post("/checkout")
+async def check_out(request: web.Request) -> web.Response:
+    """An order that nobody charges or sends; a guest is asked to log in first."""
+    if not customer(request):
+        return see_other("/login")
+    await keep(request, {"cart": []})
+    return see_other("/cart", Notice("ordered"))
 
 
 @routes.get("/login")
@@ -125,13 +171,14 @@ async def log_in(request: web.Request) -> web.Response:
     form = await request.post()
     name, password = str(form.get("name")), str(form.get("password"))
     if name not in customers or not hmac.compare_digest(password.encode(), PASSWORD.encode()):
-        return render(request, "login.html", names=list(customers), password=PASSWORD, wrong=True)
-    brought = request["guest"]["payload"] if request["guest"] else {}
-    merge = await guests.hand_over(request, customers[name], policy="shop")
+        return render(request, "login.html", 422, names=list(customers), password=PASSWORD, wrong=True, asked=name)
+    had = customers[name]
+    brought = None if is_unread(request) else (request["guest"] or {}).get("payload", {})
+    merge = await guests.hand_over(request, had, policy="shop")
     customers[name] = merge["payload"]  # saved before the answer gives the visitor the next, empty guest
     session = secrets.token_urlsafe()
-    logins[session], stories[session] = name, tell(name, brought, merge)
-    answer = back(request, "/cart")
+    logins[session], stories[session] = name, tell(name, had=had, brought=brought, merge=merge)
+    answer = see_other("/cart")
     answer.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="Lax")
     return answer
 
@@ -139,16 +186,35 @@ async def log_in(request: web.Request) -> web.Response:
 @routes.post("/logout")
 async def log_out(request: web.Request) -> web.Response:
     logins.pop(request.cookies.get(SESSION_COOKIE, ""), None)
-    answer = back(request, "/")
+    answer = see_other("/")
     answer.del_cookie(SESSION_COOKIE)
     return answer
 
 
-def back(request: web.Request, path: str) -> web.Response:
-    """To the page that the form was on, if it was one of ours."""
-    came_from = request.query.get("from", path)
-    target = came_from if came_from in {"/", "/cart"} else path
-    return web.Response(status=303, headers={"Location": target})
+def back(request: web.Request, sku: str, *, notice: str | None) -> web.Response:
+    """To the piece, on the page that its form was on."""
+    page = "/cart" if request.query.get("from") == "/cart" else "/"
+    return see_other(f"{page}#{sku}", Notice(notice, sku) if notice else None)
+
+
+def see_other(place: str, notice: Notice | None = None) -> web.Response:
+    """The answer to a form: another page, so that reloading it sends nothing twice."""
+    response = web.Response(status=303, headers={"Location": place})
+    if notice:
+        leave(response, notice)
+    return response
+
+
+@web.middleware
+async def in_the_shop_s_look(request: web.Request, handler: Any) -> web.StreamResponse:
+    """A refusal is a page of the shop too."""
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPClientError as error:
+        response = render(request, "error.html", error.status)
+        response.headers.extend({name: value for name, value in error.headers.items() if name == "Allow"})
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    return response
 
 
 @web.middleware
@@ -156,14 +222,14 @@ async def same_origin(request: web.Request, handler: Any) -> web.StreamResponse:
     """Forms are taken from our own pages only (a Lax cookie alone lets a neighbouring subdomain post)."""
     if request.method == "POST" and request.headers.get("Origin") != f"{request.scheme}://{request.host}":
         raise web.HTTPForbidden
-    response: web.StreamResponse = await handler(request)
-    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-    return response
+    allowed: web.StreamResponse = await handler(request)
+    return allowed
 
 
 def make_app() -> web.Application:
-    app = web.Application(middlewares=[same_origin])
-    guests.setup(app)
+    app = web.Application()
+    guests.setup(app)  # first, since every page shows who the guest is
+    app.middlewares.extend([in_the_shop_s_look, same_origin])
     app.add_routes(routes)
     app.router.add_static("/static", HERE / "static")
     return app

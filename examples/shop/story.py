@@ -1,34 +1,59 @@
-"""What a merge did, in words for the customer."""
+"""What a merge did, in words for the customer: counted from the two carts and the merge's report, never guessed."""
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from catalog import CATALOG
 
-
-def tell(name: str, brought: dict[str, Any], merge: dict[str, Any]) -> list[str]:
-    """Sentences about the answer of /v1/merge; `brought` is the payload that the guest came with."""
-    return [_welcome(name, brought, merge), *_limits(merge)]
+WAITS = "safe in this browser and join you at your next login"
 
 
-def _welcome(name: str, brought: dict[str, Any], merge: dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class Story:
+    sentences: list[str]
+    waits: bool
+    """Whether picks stayed behind, because the service could not be asked."""
+
+
+def tell(name: str, *, had: dict[str, Any], brought: dict[str, Any] | None, merge: dict[str, Any]) -> Story:
+    """About the answer of /v1/merge: what the customer `had`, and what the guest `brought` (None: it can't be read)."""
+    waits = brought is None or bool(_what(_holds(brought)) and not merge["merged"] and not merge["skipped"])
+    limits = _limits(merge)
+    outcome = _waiting(brought) if waits else _outcome(had, brought or {}, merge, limits)
+    return Story([f"Welcome back, {name}. {outcome}".strip(), *limits], waits)
+
+
+def _waiting(brought: dict[str, Any] | None) -> str:
+    if brought is None:
+        return f"If you picked anything here, your picks are {WAITS}."
+    return f"Your cart could not come along just now. Your picks ({_what(_holds(brought))}) are {WAITS}."
+
+
+def _outcome(had: dict[str, Any], brought: dict[str, Any], merge: dict[str, Any], limits: list[str]) -> str:
     if any(skipped["reason"] == "already_merged" for skipped in merge["skipped"]):
-        return f"Welcome back, {name}. What you picked here was handed over before; nothing was counted twice."
-    what = _what(brought)
-    if not merge["merged"] or not what:
-        return f"Welcome back, {name}."
-    if any(guest["weakened"] for guest in merge["guests"]):
-        return f"Welcome back, {name}. What you picked here ({what}) is in your cart, each piece counted once."
-    return f"Welcome back, {name}. What you picked as a guest, {what}, is now with what you had."
+        return "What you picked here was handed over before; nothing was counted twice."
+    came = _what(_holds(merge["payload"]) - _holds(had))
+    once = ", each counted once" if any(guest["weakened"] for guest in merge["guests"]) else ""
+    if came:
+        return f"{came} that you picked as a guest came with you{once}."
+    if limits or not _what(_holds(brought)):
+        return ""
+    if merge["skipped"]:
+        return "What you picked here could not be taken over: this browser's guest session is no longer valid."
+    return "All that you picked as a guest was with you already."
 
 
-def _what(brought: dict[str, Any]) -> str:
-    pieces = sum(line["quantity"] for line in brought.get("cart", []))
-    favourites = len(brought.get("favourites", []))
-    return " and ".join(_count(n, noun) for n, noun in ((pieces, "piece"), (favourites, "favourite")) if n)
+def _holds(state: dict[str, Any]) -> Counter[tuple[str, str]]:
+    """How many of what, so that two states can be subtracted."""
+    pieces = {("piece", line["sku"]): line["quantity"] for line in state.get("cart", [])}
+    return Counter(pieces | {("favourite", sku): 1 for sku in state.get("favourites", [])})
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _what(held: Counter[tuple[str, str]]) -> str:
+    """`9 pieces and 1 favourite`, or nothing."""
+    numbers = [(noun, sum(n for (kind, _), n in held.items() if kind == noun)) for noun in ("piece", "favourite")]
+    return " and ".join(f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in numbers if number)
 
 
 def _limits(merge: dict[str, Any]) -> list[str]:
@@ -41,7 +66,7 @@ def _limits(merge: dict[str, Any]) -> list[str]:
             line = merge["payload"]["cart"][int(index)]
             named = CATALOG[line["sku"]].name
             sentences.append(
-                f"{named}: you had {conflict['session']} and brought {conflict['guest']}; "
+                f"{named}: you had {conflict.get('session') or 0} and brought {conflict['guest']}; "
                 f"{line['quantity']} is the most in one order."
             )
     return sentences
