@@ -1,6 +1,12 @@
-import jwt
+from collections.abc import Iterator
+from pathlib import Path
 
-from tests.shop.conftest import Visitor
+import jwt
+import pytest
+from playwright.sync_api import expect
+
+from tests.gateways.processes import wait_until
+from tests.shop.conftest import Stand, Visitor
 
 Two = tuple[Visitor, Visitor]
 
@@ -42,7 +48,7 @@ def test_the_carts_of_two_browsers_come_together_at_login(visitors: Two) -> None
     assert laptop.cart == {"tall-vase": 1, "morning-cup": 9}
     laptop.shoots("shop-guest-cart")
     laptop.logs_in("Ada")
-    assert "10 pieces and 1 favourite" in laptop.story
+    assert "9 pieces and 1 favourite" in laptop.story  # of the ten that it brought, one found no room
     assert "Morning cup: you had 2 and brought 9; 10 is the most in one order." in laptop.story
     laptop.shoots("shop-merged")
     assert laptop.cart == {"supper-bowl": 1, "morning-cup": 10, "tall-vase": 1}
@@ -90,3 +96,233 @@ def test_another_site_cannot_post_into_the_shop(visitors: Two) -> None:
     answer = visitor.page.request.post(f"{visitor.shop}/cart/tea-pot", headers={"Origin": "http://evil.example"})
     assert answer.status == 403
     assert visitor.cart == {}
+
+
+def test_a_login_that_adds_nothing_says_why(visitors: Two) -> None:
+    phone, laptop = visitors
+    phone.remembers("Tall vase")
+    phone.adds("Tea pot", times=10)
+    phone.logs_in("Ada")
+    laptop.adds("Tea pot")
+    laptop.logs_in("Ada")
+    assert laptop.story.split("\n\n") == [
+        "Welcome back, Ada.",
+        "Tea pot: you had 10 and brought 1; 10 is the most in one order.",
+    ]
+    laptop.logs_out()
+    laptop.remembers("Tall vase")
+    laptop.logs_in("Ada")
+    assert laptop.story == "Welcome back, Ada. All that you picked as a guest was with you already."
+
+
+def test_what_was_added_is_said_once_and_beside_the_piece(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.adds("Morning cup")
+    visitor.adds("Tea pot", times=2)
+    card = visitor.page.locator("#tea-pot")
+    expect(card.get_by_role("status")).to_be_in_viewport()
+    expect(card.get_by_role("button", name="Add to cart: Tea pot")).to_be_in_viewport()
+    assert visitor.told == "Tea pot added · 3 in your cart"
+    assert visitor.page.title().startswith("Tea pot added")
+    visitor.page.reload()
+    assert visitor.page.get_by_role("status").count() == 0
+
+
+def test_the_eleventh_of_a_piece_is_refused_with_a_word(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.adds("Morning cup", times=11)
+    assert visitor.told == "10 is the most in one order"
+    assert visitor.cart == {"morning-cup": 10}
+    expect(visitor.page.get_by_role("button", name="One Morning cup more")).to_be_disabled()
+
+
+def test_the_cart_says_what_became_fewer_and_what_is_gone(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.adds("Tea pot", times=2)
+    visitor.opens("/cart")
+    for said in ("One Tea pot less · 1 in your cart", "Tea pot taken out · 0 in your cart"):
+        visitor.page.get_by_role("button", name="One Tea pot less").click()
+        expect(visitor.page.get_by_role("status")).to_have_text(said)
+    assert visitor.cart == {}
+
+
+def test_an_order_is_confirmed_and_says_that_it_is_none(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.adds("Tea pot")
+    visitor.logs_in("Grace")
+    visitor.page.get_by_role("button", name="Check out").click()
+    assert "nothing was charged" in visitor.told
+    assert visitor.cart == {}
+
+
+def test_a_guest_is_sent_to_log_in_before_an_order(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.adds("Tea pot")
+    answer = visitor.page.request.post(f"{visitor.shop}/checkout", headers={"Origin": visitor.shop})
+    assert answer.url == f"{visitor.shop}/login"
+    assert visitor.cart == {"tea-pot": 1}
+
+
+@pytest.mark.parametrize("width", [320, 360, 390, 640, 768])
+def test_no_page_scrolls_sideways(visitors: Two, width: int) -> None:
+    visitor, _ = visitors
+    visitor.page.set_viewport_size({"width": width, "height": 844})
+    too_wide = [where for where in every_page(visitor) if spills(visitor)]
+    assert too_wide == []
+
+
+def spills(visitor: Visitor) -> bool:
+    """Whether the page is wider than its window, or anything of it reaches out of the window."""
+    return bool(
+        visitor.page.evaluate(
+            """() => document.documentElement.scrollWidth > innerWidth || [...document.querySelectorAll("main *")]
+                .some(each => each.checkVisibility() && !each.closest("thead, svg")
+                    && each.getBoundingClientRect().right > innerWidth)"""
+        )
+    )
+
+
+def every_page(visitor: Visitor) -> Iterator[str]:
+    """Shows the shop's pages one after the other, each at its fullest, and names them."""
+    visitor.opens()
+    yield "shelf"
+    visitor.opens("/cart")
+    yield "empty cart"
+    visitor.adds("Supper bowl")
+    visitor.adds("Morning cup", times=11)
+    yield "shelf that says something"
+    visitor.opens("/cart")
+    yield "cart"
+    visitor.opens("/login")
+    yield "login"
+    visitor.logs_in("Grace", password="slip")
+    yield "failed login"
+    visitor.logs_in("Grace")
+    yield "story"
+    visitor.opens()
+    yield "shelf of a customer"
+    visitor.opens("/no-such-page")
+    yield "no such page"
+
+
+def test_no_page_gives_the_browser_a_reason_to_complain(visitors: Two) -> None:
+    visitor, _ = visitors
+    complaints: list[str] = []
+    visitor.page.on("console", lambda message: complaints.append(f"{message.text} {message.location.get('url')}"))
+    visitor.page.on("pageerror", lambda error: complaints.append(str(error)))
+    for _ in every_page(visitor):
+        assert visitor.page.evaluate(
+            """() => new Promise(done => {
+                const icon = new Image()
+                icon.onload = () => done(true)
+                icon.onerror = () => done(false)
+                icon.src = document.querySelector("link[rel=icon]").href
+            })"""
+        )
+    # The browser itself notes the two pages whose status tells of an error, and nothing else.
+    assert [each.rsplit("/", 1)[-1] for each in complaints] == ["login", "no-such-page"], complaints
+
+
+def test_what_is_not_there_is_told_by_a_page_of_the_shop(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.adds("Tea pot")
+    answer = visitor.opens("/no-such-page")
+    assert answer is not None
+    assert answer.status == 404
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert visitor.page.locator("#count").inner_text() == "1"
+    visitor.page.get_by_role("link", name="Back to the shelf").click()
+    assert visitor.page.url == f"{visitor.shop}/"
+    answer = visitor.opens("/cart/tea-pot")
+    assert answer is not None
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+
+def test_a_wrong_password_is_told_with_what_helps(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.opens("/login")
+    with visitor.page.expect_response(f"{visitor.shop}/login") as answered:
+        visitor.page.get_by_label("Who").select_option("Grace")
+        visitor.page.get_by_label("Password").fill("slip")
+        visitor.page.get_by_role("button", name="Log in").click()
+    assert answered.value.status == 422
+    helps = "This is not Grace\N{RIGHT SINGLE QUOTATION MARK}s password. Type clay, in small letters."
+    expect(visitor.page.get_by_role("alert")).to_have_text(helps)
+    expect(visitor.page.get_by_label("Password")).to_have_accessible_description(helps)
+    expect(visitor.page.get_by_label("Password")).to_be_focused()
+    visitor.page.get_by_label("Password").fill("clay")
+    visitor.page.get_by_role("button", name="Log in").click()
+    assert "Welcome back, Grace." in visitor.story
+
+
+def test_who_hears_the_page_knows_every_button_and_where_they_are(visitors: Two) -> None:
+    visitor, _ = visitors
+    visitor.remembers("Tall vase")
+    buttons = visitor.page.locator("main button")
+    names = [button.get_attribute("aria-label") for button in buttons.all()]
+    assert len(set(names)) == len(names) == 12
+    expect(visitor.page.get_by_role("button", name="Remember Tall vase", pressed=True)).to_be_visible()
+    assert visitor.page.locator("button[aria-pressed=false]").count() == 5
+    shop = visitor.page.get_by_role("navigation", name="Shop")
+    expect(shop.locator("[aria-current=page]")).to_have_text("Shelf")
+    visitor.adds("Tea pot")
+    visitor.opens("/cart")
+    expect(shop.locator("[aria-current=page]")).to_have_text("Cart 1")
+    for width in (1120, 390):
+        visitor.page.set_viewport_size({"width": width, "height": 844})
+        assert visitor.page.get_by_role("columnheader").all_inner_texts() == ["Piece", "Quantity", "Price"]
+        expect(visitor.page.get_by_role("rowheader", name="Tea pot")).to_be_visible()
+        assert visitor.page.get_by_role("row").count() == 3
+
+
+def test_in_an_outage_nothing_is_lost_and_the_shop_says_so(customer_of_the_stand: Visitor, stand: Stand) -> None:
+    visitor = customer_of_the_stand
+    visitor.adds("Tea pot", times=2)
+    stand.closes("service")
+
+    visitor.adds("Tea pot")
+    expect(visitor.page.locator("#tea-pot").get_by_role("alert")).to_be_in_viewport()
+    assert visitor.told == "Not saved. Your picks are safe; please try again in a minute."
+    visitor.remembers("Tall vase")
+    assert visitor.told.startswith("Not saved.")
+    assert visitor.cart == {"tea-pot": 2}
+    visitor.logs_in("Ada")
+    assert "(2 pieces) are safe in this browser and join you at your next login" in visitor.story
+    assert "still holds what was picked" in visitor.page.locator("footer").inner_text()
+    visitor.adds("Side plate")  # a customer's cart needs no service
+    assert visitor.cart == {"side-plate": 1}
+
+    stand.opens("service")
+    visitor.logs_out()
+    visitor.logs_in("Ada")
+    assert visitor.story == "Welcome back, Ada. 2 pieces that you picked as a guest came with you."
+    assert visitor.cart == {"side-plate": 1, "tea-pot": 2}
+
+
+def test_picks_that_cannot_be_read_are_not_written_over(customer_of_the_stand: Visitor, stand: Stand) -> None:
+    visitor = customer_of_the_stand
+    visitor.adds("Tea pot", times=2)
+    token = visitor.guest_token
+    stand.closes("service")
+    stand.closes("shop")
+    stand.opens("shop")  # it knows no keys now
+
+    visitor.opens()
+    assert "cannot be read just now" in visitor.page.locator("#unread").inner_text()
+    visitor.adds("Side plate")
+    assert visitor.told.startswith("Not saved.")
+    visitor.logs_in("Ada")
+    assert "your picks are safe in this browser and join you at your next login" in visitor.story
+    assert visitor.guest_token == token
+
+    stand.opens("service")
+    visitor.logs_out()
+    assert visitor.cart == {"tea-pot": 2}
+
+
+def test_the_demo_prints_its_welcome_and_no_warning(shop: str, tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
+    wait_until(lambda: "Ctrl-C closes" in log.read_text(), what="the welcome is printed")
+    first, *others = filter(None, log.read_text().splitlines())
+    assert first.strip().startswith(f"The shop is open at {shop} ")
+    assert len(others) == 2
