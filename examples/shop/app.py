@@ -79,7 +79,7 @@ async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
     try:
         await guests.save(request, state)
     except OUTAGE as error:
-        log.warning("a guest's change was not saved: %s", error)
+        log.warning("a guest's change was not saved: %r", error)
         return False
     return True
 
