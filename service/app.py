@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from service.access import Access
+from service.aside import Aside
 from service.connections import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.file_store import FileStore
 from service.gateway import Gateway, GuestCookie
@@ -135,6 +136,7 @@ def make_app(
         issuer=settings.tokens.issuers[0],
         jwks_max_age_s=settings.keys.jwks_max_age_s,
         clock=clock,
+        aside=Aside(),
         body_timeout_s=body_timeout_s,
     )
     app = web.Application(client_max_size=settings.max_body_bytes)

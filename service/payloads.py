@@ -21,6 +21,8 @@ MAX_OPERATIONS: Final = 1_000
 MAX_COPIED_BYTES: Final = 262_144
 """The sizes of the payload at each `copy` of one JSON patch, added up. Copies double a payload, forty fill any memory;
 and a copy that replaces the last one costs time without growing anything."""
+_CONTAINER_BYTES: Final = 24
+"""Copying an object or a list takes as long as copying so many bytes of plain values, at the least."""
 
 
 class Replace(msgspec.Struct, frozen=True):
@@ -60,18 +62,27 @@ class JsonPatch(msgspec.Struct, frozen=True):
             raise InvalidPatch(
                 "The patch is too long.", [Fault("/json_patch", f"has over {MAX_OPERATIONS} operations")]
             )
-        document: Any = copy.deepcopy(payload)
-        copied_bytes = 0
-        for index, operation in enumerate(self.operations):
-            _check_operation(operation, f"/json_patch/{index}")
-            if operation["op"] == "copy":
-                copied_bytes += len(msgspec.json.encode(document))
-                _check_copied(copied_bytes, f"/json_patch/{index}")
-            document = _applied(document, operation, f"/json_patch/{index}")
+        try:
+            document = self._applied_to(copy.deepcopy(payload))
+        except RecursionError as error:
+            # A few moves nest a payload hundreds of levels deep, and take it apart again before the end.
+            raise InvalidPatch(
+                "The payload is too deep.", [Fault("/json_patch", "nests too deeply on the way")]
+            ) from error
         if not isinstance(document, dict):
             raise InvalidPatch("A payload is an object.", [Fault("/json_patch", "makes the payload something else")])
         if depth(document) >= MAX_DEPTH:  # a payload is one level inside of a request
             raise InvalidPatch("The payload is too deep.", [Fault("/json_patch", f"nests over {MAX_DEPTH - 1} levels")])
+        return document
+
+    def _applied_to(self, document: Any) -> Any:
+        copied = 0
+        for index, operation in enumerate(self.operations):
+            _check_operation(operation, f"/json_patch/{index}")
+            if operation["op"] == "copy":
+                copied += _cost_of_copy(document)
+                _check_copied(copied, f"/json_patch/{index}")
+            document = _applied(document, operation, f"/json_patch/{index}")
         return document
 
 
@@ -96,6 +107,12 @@ def _check_operation(operation: object, path: str) -> None:
     # The library looks for the path first, and then calls this a failed test.
     if operation["op"] in _OPERATIONS_WITH_VALUE and "value" not in operation:
         raise InvalidPatch("The patch is malformed.", [Fault(path, f"has no value to {operation['op']}")])
+
+
+def _cost_of_copy(document: object) -> int:
+    """What a copy of the whole may cost, in bytes of JSON."""
+    encoded = msgspec.json.encode(document)
+    return len(encoded) + _CONTAINER_BYTES * (encoded.count(b"{") + encoded.count(b"["))
 
 
 def _check_copied(copied_bytes: int, path: str) -> None:

@@ -1,7 +1,7 @@
 """What the use cases ask of the world: the clock, signatures, the keyring's places. Knows nothing of any adapter."""
 
 from collections.abc import AsyncGenerator, Callable, Hashable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from service.keyring import Algorithm, Key, KeyRing
 
@@ -16,6 +16,21 @@ Observer = Callable[[str], None]
 
 KeyMaker = Callable[[Algorithm], dict[str, Any]]
 """Makes a fresh private JWK (RFC 7517) of the algorithm, without `kid`."""
+
+
+T = TypeVar("T")
+
+
+class Compute(Protocol):
+    """Where a computation of some length is done, so that it need not hold up everything else."""
+
+    async def __call__(self, work: Callable[[], T], /) -> T:
+        """What `work` answers or raises."""
+
+
+async def at_once(work: Callable[[], T], /) -> T:
+    """A `Compute` for what is short: here and now."""
+    return work()
 
 
 class TokenCodec(Protocol):

@@ -20,7 +20,7 @@ from service.keyring import Key, KeyState
 from service.merge_policies import Policy
 from service.merging import Candidate, MergeResult, Skipped, merge_guests
 from service.payloads import Change
-from service.ports import Clock, KeySource, Observer, RandomBytes, SigningKeys
+from service.ports import Clock, Compute, KeySource, Observer, RandomBytes, SigningKeys, at_once
 from service.settings import TokenPolicy
 from service.token_memory import Found, TokenMemory
 
@@ -129,7 +129,9 @@ class Tokens:
         self._observe("issued")
         return issued
 
-    async def refresh(self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None) -> SignedToken:
+    async def refresh(
+        self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None, compute: Compute = at_once
+    ) -> SignedToken:
         """The same guest's next token, its payload changed by `change`, or as it is.
 
         Raises:
@@ -144,24 +146,24 @@ class Tokens:
         except InvalidToken as error:
             self._observe(error.reason)
             raise
-        return await self._renewed(keys, token, change=change, ttl_s=ttl_s)
+        old = token.claims.payload
+        payload = None if change is None else await compute(lambda: _changed(old, change))
+        return await self._renewed(keys, token, payload=payload, ttl_s=ttl_s)
 
-    async def renew(
-        self, token: VerifiedToken, *, change: Change | None = None, ttl_s: int | None = None
-    ) -> SignedToken:
-        """As `refresh`, of a token that is verified already. Default lifetime: the old one's, counted from now."""
-        return await self._renewed(self._signing_keys(), token, change=change, ttl_s=ttl_s)
+    async def renew(self, token: VerifiedToken) -> SignedToken:
+        """As `refresh`, of a token that is verified already, with all as it was."""
+        return await self._renewed(self._signing_keys(), token, payload=None, ttl_s=None)
 
     async def _renewed(
-        self, keys: SigningKeys, token: VerifiedToken, *, change: Change | None, ttl_s: int | None
+        self, keys: SigningKeys, token: VerifiedToken, *, payload: dict[str, Any] | None, ttl_s: int | None
     ) -> SignedToken:
-        payload = None if change is None else change.apply(token.claims.payload)
+        """Default lifetime: the old one's, counted from now. `payload` None: unchanged."""
         made = claims.renewed(
             token.claims,
             issuer=self._policy.issuers[0],
             ttl_s=self._ttl_s(keys, ttl_s, default_s=token.claims.lifetime_s),
             token_id=self._token_id(),
-            payload=None if payload is None or equal(payload, token.claims.payload) else payload,
+            payload=payload,
             now_s=self._clock(),
         )
         renewed = await self._signed(keys, made)
@@ -228,6 +230,7 @@ class Tokens:
         policy: Policy,
         strict: bool = False,
         renew: bool = True,
+        compute: Compute = at_once,
     ) -> Merged:
         """Folds the guests of the good tokens into `session`; a bad one contributes nothing and is listed.
 
@@ -238,7 +241,7 @@ class Tokens:
         """
         self._signing_keys()
         good, refused = await self._sort_out(raw_tokens, strict=strict)
-        result = merge_guests(session, good, policy)
+        result = await compute(lambda: merge_guests(session, good, policy))
         skipped: list[Skipped | Refused] = [*result.skipped, *refused]
         skipped.sort(key=lambda each: each.index)
         return Merged(result=result, skipped=tuple(skipped), next=await self._successor(result.last) if renew else None)
@@ -301,6 +304,12 @@ class Tokens:
 
     def _token_id(self) -> str:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
+
+
+def _changed(payload: dict[str, Any], change: Change) -> dict[str, Any] | None:
+    """The payload after the change; None where that is equal to what it was."""
+    changed = change.apply(payload)
+    return None if equal(changed, payload) else changed
 
 
 def decode_claims(body: bytes) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from service.gateway import Gateway, GuestCookie
 from service.keys import Keys
 from service.merge_policies import Policy, compile_policy
 from service.metrics import CONTENT_TYPE, Metrics
-from service.ports import Clock
+from service.ports import Clock, Compute, at_once
 from service.problems import Handler, HttpProblem, failure_response
 from service.tokens import SignedToken, Tokens
 
@@ -28,6 +28,9 @@ BODY_TIMEOUT_S: Final = 5.0
 """For the whole body to come in; a stalled one would otherwise be held for as long as the client likes."""
 STALE_IF_ERROR_S: Final = 86_400
 """A day on which verifiers may go on with the JWKS they have while this service is down (RFC 5861, section 4)."""
+
+LONGEST_AT_ONCE_BYTES: Final = 16_384
+"""A longer body is worked on aside: what comes of one token takes milliseconds, 256 KiB of lists up to seconds."""
 
 _PUBLIC: Final = {"X-Content-Type-Options": "nosniff"}
 _BELOW_AUTH: Final = r"/v1/auth/{path:[\s\S]*}"
@@ -53,6 +56,7 @@ class Api:
         issuer: str,
         jwks_max_age_s: int,
         clock: Clock,
+        aside: Compute,
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
         self._tokens = tokens
@@ -64,6 +68,7 @@ class Api:
         self._merge_policies = merge_policies
         self._clock = clock
         self._body_timeout_s = body_timeout_s
+        self._aside = aside
         self._metadata = msgspec.json.encode(_metadata(issuer))
         published = {
             **_PUBLIC,
@@ -97,7 +102,7 @@ class Api:
 
     async def issue(self, request: web.Request, body: bytes) -> Answer:
         """`POST /v1/issue`."""
-        asked = wire.decode(body, wire.IssueRequest)
+        asked = await self._compute(body)(lambda: wire.decode(body, wire.IssueRequest))
         token = await self._tokens.issue(
             payload=asked.payload,
             further=asked.claims,
@@ -110,8 +115,9 @@ class Api:
 
     async def refresh(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/refresh-payload`."""
-        asked = wire.decode(body, wire.RefreshRequest)
-        token = await self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None)
+        compute = self._compute(body)
+        asked = await compute(lambda: wire.decode(body, wire.RefreshRequest))
+        token = await self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None, compute=compute)
         return self._token_answer(_OK, token, cookie=asked.cookie)
 
     async def verify(self, _request: web.Request, body: bytes) -> Answer:
@@ -136,13 +142,15 @@ class Api:
 
     async def merge(self, _request: web.Request, body: bytes) -> Answer:
         """`POST /v1/merge`."""
-        asked = wire.decode(body, wire.MergeRequest)
+        compute = self._compute(body)
+        asked = await compute(lambda: wire.decode(body, wire.MergeRequest))
         merged = await self._tokens.merge(
             asked.tokens,
             session=asked.session,
-            policy=self._policy(asked.policy),
+            policy=await compute(lambda: self._policy(asked.policy)),
             strict=asked.strict,
             renew=asked.renew and not asked.dry_run,
+            compute=compute,
         )
         if merged.result.merged and not asked.dry_run:
             self._metrics.token("merged")
@@ -208,6 +216,9 @@ class Api:
             raise HttpProblem("not_found", "There is no such asset.")
         body, content_type = asset
         return Answer(_DOCS, body, further={"Content-Type": content_type})
+
+    def _compute(self, body: bytes) -> Compute:
+        return at_once if len(body) <= LONGEST_AT_ONCE_BYTES else self._aside
 
     def _policy(self, asked: str | dict[str, Any]) -> Policy:
         if isinstance(asked, dict):

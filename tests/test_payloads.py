@@ -198,3 +198,35 @@ def test_an_operation_without_its_value_is_malformed_wherever_it_points(op: str,
         JsonPatch([{"op": op, "path": path}]).apply({"a": 1})
 
     assert caught.value.errors == (Fault("/json_patch/0", f"has no value to {op}"),)
+
+
+def nested(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("last", [{"op": "copy", "from": "/x", "path": "/z"}, {"op": "test", "path": "/x", "value": 1}])
+def test_a_payload_that_moves_nest_beyond_any_depth_is_refused(last: dict[str, Any]) -> None:
+    operations: list[Any] = [{"op": "add", "path": "/x", "value": nested(28)}]
+    for _ in range(40):
+        operations += [
+            {"op": "add", "path": "/y", "value": nested(28)},
+            {"op": "move", "from": "/x", "path": "/y" + "/0" * 28 + "/-"},
+            {"op": "move", "from": "/y", "path": "/x"},
+        ]
+
+    with pytest.raises(InvalidPatch) as caught:
+        JsonPatch([*operations, last]).apply({})
+
+    assert caught.value.errors[0].path == "/json_patch"
+
+
+def test_a_copy_costs_by_what_it_holds() -> None:
+    operations = [{"op": "add", "path": "/x", "value": [[] for _ in range(12_000)]}]
+
+    with pytest.raises(InvalidPatch) as caught:
+        JsonPatch([*operations, {"op": "copy", "from": "/x", "path": "/z"}]).apply({})
+
+    assert caught.value.errors[0].path == "/json_patch/1"

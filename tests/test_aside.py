@@ -1,0 +1,49 @@
+import asyncio
+import threading
+from functools import partial
+from typing import Any
+
+import pytest
+
+from service.aside import Aside
+from service.ports import at_once
+from tests.api import Api
+
+
+async def test_computations_run_one_after_the_other_in_a_thread_of_their_own() -> None:
+    aside = Aside()
+    seen: list[str] = []
+
+    def work(name: str) -> str:
+        seen.append(f"{name} begins")
+        seen.append(f"{name} ends")
+        return threading.current_thread().name
+
+    threads = await asyncio.gather(*(aside(partial(work, name)) for name in "abc"))
+
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.current_thread().name
+    assert seen == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
+
+
+@pytest.mark.parametrize("compute", [at_once, Aside()])
+async def test_what_the_work_raises_comes_out(compute: Any) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await compute(lambda: 1 // 0)
+
+
+def aside() -> int:
+    """Threads that work aside, those of other tests' services included."""
+    return sum(each.name.startswith("aside") for each in threading.enumerate())
+
+
+@pytest.mark.parametrize("path", ["/v1/issue", "/v1/refresh-payload", "/v1/merge"])
+async def test_large_bodies_alone_are_worked_on_aside(api: Api, path: str) -> None:
+    before = aside()
+
+    await api.post(path, {"no such member": "x" * 1_000})
+    small = aside() - before
+    await api.post(path, {"no such member": "x" * 17_000})
+    large = aside() - before
+
+    assert (small, large) == (0, 1)
