@@ -31,7 +31,7 @@ class Access:
         self._policy = policy
         self._clock = clock
         self._digests = _digests(policy.api_keys)
-        self._guarded = bool(policy.api_keys) or policy.api_keys_file is not None
+        self.asks_for_a_key = bool(policy.api_keys) or policy.api_keys_file is not None
         # The settings may be older than the file: a worker is forked with them long after they were read. So the first
         # request reads the keys again; a stamp taken here would count a change since then as read.
         self._stamp: _Stamp | None = ()
@@ -43,7 +43,7 @@ class Access:
         Raises:
             HttpProblem: `unauthorized` or `forbidden_origin`.
         """
-        if self._guarded:
+        if self.asks_for_a_key:
             self._reload()
             self._check_key(headers)
         else:

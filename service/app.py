@@ -124,16 +124,18 @@ def make_app(
     metrics = Metrics(lambda: _gauges(keys.status(), watch), board=shared.board, row=row)
     tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
     cookie = GuestCookie(settings.cookie)
+    access = Access(settings.access, clock=clock)
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
     api = Api(
         tokens=tokens,
         keys=keys,
         gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
         cookie=cookie,
-        access=Access(settings.access, clock=clock),
+        access=access,
         metrics=metrics,
         merge_policies=settings.merge_policies,
         issuer=settings.tokens.issuers[0],
+        introspection_auth="Bearer" if access.asks_for_a_key else "none",
         jwks_max_age_s=settings.keys.jwks_max_age_s,
         clock=clock,
         aside=Aside(),

@@ -95,7 +95,12 @@ class _Server(web.Server):
 
 
 def _straight(app: web.Application, resolve: _Handler) -> _Handler:
-    """Straight to the handler of a path without parameters; all else through aiohttp's router, which takes its time."""
+    """Straight to the handler of a path without parameters; all else through aiohttp's router, which takes its time.
+
+    What goes straight passes no middleware and no signal, and its request knows no application: none may hang on one.
+    """
+    if app.middlewares or app.on_response_prepare:
+        raise ValueError("middlewares and signals are not served here")
     plain = {
         (route.method, resource.canonical): route.handler
         for resource in app.router.resources()

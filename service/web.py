@@ -54,6 +54,7 @@ class Api:
         metrics: Metrics,
         merge_policies: Mapping[str, Policy],
         issuer: str,
+        introspection_auth: str,
         jwks_max_age_s: int,
         clock: Clock,
         aside: Compute,
@@ -69,7 +70,7 @@ class Api:
         self._clock = clock
         self._body_timeout_s = body_timeout_s
         self._aside = aside
-        self._metadata = msgspec.json.encode(_metadata(issuer))
+        self._metadata = msgspec.json.encode(_metadata(issuer, introspection_auth))
         published = {
             **_PUBLIC,
             "Content-Type": "application/json",
@@ -333,14 +334,14 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
     return "*" in listed or etag in listed
 
 
-def _metadata(issuer: str) -> dict[str, object]:
+def _metadata(issuer: str, introspection_auth: str) -> dict[str, object]:
     """What verifiers ask discovery for. No authorization endpoint: nobody logs in here."""
     base = issuer.rstrip("/")
     return {
         "issuer": issuer,
         "jwks_uri": f"{base}/.well-known/jwks.json",
         "introspection_endpoint": f"{base}/v1/introspect",
-        "introspection_endpoint_auth_methods_supported": ["none", "client_secret_bearer"],
+        "introspection_endpoint_auth_methods_supported": [introspection_auth],
         "response_types_supported": ["none"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256", "RS256"],

@@ -115,6 +115,14 @@ async def test_what_waits_for_a_next_request_is_closed_at_once(tmp_path: Path) -
 ASSET = get(target=b"/docs/swagger-ui-bundle.js")
 
 
+async def test_an_application_with_middlewares_is_not_served_without_them(tmp_path: Path) -> None:
+    app = make_app(Settings.from_mapping({"GUEST_KEYS_DIR": str(tmp_path)}))
+    app.middlewares.append(web.normalize_path_middleware())
+
+    with pytest.raises(ValueError, match="middlewares"):
+        await make_runner(app).setup()
+
+
 async def test_answers_that_nobody_reads_do_not_pile_up(tmp_path: Path) -> None:
     async with ending(tmp_path) as (api, runner), connected(api) as wire:
         wire.writer.write(get(target=b"/nothing") * 100_000)

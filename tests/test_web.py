@@ -527,6 +527,16 @@ async def test_health_readiness_and_metrics(api: Api) -> None:
     assert "guest_sessions_keyring_revision 1.0" in metrics
 
 
+@pytest.mark.parametrize(("keys", "methods"), [({}, ["none"]), ({"GUEST_API_KEYS": KEY}, ["Bearer"])])
+async def test_discovery_says_how_to_authenticate(make_api: MakeApi, keys: dict[str, str], methods: list[str]) -> None:
+    api = await make_api(**keys)
+
+    document = (await api.get("/.well-known/oauth-authorization-server")).json
+
+    # RFC 8414, section 2: a name from the registry of OAuth Access Token Types, where it is no client's method.
+    assert document["introspection_endpoint_auth_methods_supported"] == methods
+
+
 async def counted(api: Api) -> dict[str, float]:
     """What was done with tokens so far, and why others were refused."""
     text = (await api.get("/metrics")).body.decode()
