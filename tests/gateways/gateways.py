@@ -181,8 +181,7 @@ def haproxy(site: Site) -> Iterator[Running]:
 
 
 APACHE_MODULES = (
-    "mpm_event", "authn_core", "authz_core", "authz_user", "headers", "proxy", "proxy_http", "rewrite", "setenvif",
-    "auth_openidc",
+    "mpm_event", "authn_core", "authz_core", "authz_user", "headers", "lua", "proxy", "proxy_http", "auth_openidc",
 )  # fmt: skip
 
 
@@ -202,6 +201,7 @@ def apache(site: Site) -> Iterator[Running]:
                 "http://app:3000": f"http://{site.app}",
                 "https://shop.example/.well-known/jwks.json": f"https://{HOST}:{front.port}/.well-known/jwks.json",
                 "*:8000": f"{HOST}:{port}",
+                "/etc/apache2/strip-identity.lua": str(EXAMPLES / "apache/strip-identity.lua"),
             },
         )
         loads = "".join(f"LoadModule {name}_module {modules}/mod_{name}.so\n" for name in APACHE_MODULES)
