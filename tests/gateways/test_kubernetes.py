@@ -1,0 +1,44 @@
+"""What can be seen of the Kubernetes examples without a cluster: that their parts name each other rightly."""
+
+from typing import Any
+
+import yaml
+
+from tests.gateways.gateways import EXAMPLES
+from tests.gateways.test_asking import TOLD
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((EXAMPLES / "kubernetes" / name).read_text()))
+
+
+def named(kind: str, name: str) -> dict[str, Any]:
+    [spec] = [
+        each["spec"]
+        for each in documents("gateway-api.yaml")
+        if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    ]
+    return dict(spec)
+
+
+def test_every_file_is_a_list_of_objects_that_have_a_kind_and_a_name() -> None:
+    for path in (EXAMPLES / "kubernetes").glob("*.yaml"):
+        for each in documents(path.name):
+            assert each["apiVersion"]
+            assert each["kind"]
+            assert each["metadata"]["name"]
+
+
+def test_the_gateway_tells_the_service_all_that_it_judges_by() -> None:
+    external = named("SecurityPolicy", "guest-ensure")["extAuth"]
+    assert set(external["headersToExtAuth"]) == {*TOLD, "x-forwarded-for"}
+    assert external["http"]["path"] == "/v1/auth?mode=ensure&for="
+
+
+def test_the_patch_finds_the_filter_of_the_policy_that_ensures_a_guest() -> None:
+    [patch] = named("EnvoyPatchPolicy", "guest-cookie")["jsonPatches"]
+    namespace, gateway, _listener = patch["name"].split("/")
+    assert gateway == named("ClientTrafficPolicy", "strip-identity")["targetRefs"][0]["name"]
+    assert f"ext_authz/securitypolicy/{namespace}/guest-ensure'" in patch["operation"]["jsonPath"]
+    assert patch["operation"]["path"] == "/allowed_client_headers_on_success"
+    assert patch["operation"]["value"] == {"patterns": [{"exact": "set-cookie"}]}
