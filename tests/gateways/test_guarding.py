@@ -71,11 +71,13 @@ def test_nobody_passes_without_a_token(gateway: Gateway, path: str) -> None:
 
 
 SPELLINGS = [
-    *("//account", "/./account", "/shop/../account", "/%61ccount", "/%41ccount/orders", "/x/%2e%2e/account", "/.//account"),
-    *("/account%2Forders", "/account%2forders", "/%2faccount", "/%2Faccount/orders", "/x/..%2faccount", "/x%2f..%2faccount"),
+    *("//account", "//account//orders", "/./account", "/.//account", "/shop/../account", "/x/%2e%2e/account"),
+    *("/%61ccount", "/%41ccount/orders", "/Account", "/ACCOUNT/orders"),
+    *("/account%2Forders", "/account%2forders", "/%2faccount", "/%2Faccount/orders"),
+    *("/x/..%2faccount", "/x%2f..%2faccount"),
     *("/account%5corders", "/%5Caccount", "/\\account", "/account\\orders", "/x/..\\account"),
     *("/account;x=1", "/account;/orders", "/account/;x=1", "/;/account", "/x/..;/account", "/x;y/../account"),
-    *("/Account", "/ACCOUNT/orders", "/account.", "/account.json", "/account%20", "/account%00", "//account//orders"),
+    *("/account.", "/account.json", "/account%20", "/account%00"),
 ]
 
 
@@ -92,6 +94,14 @@ def test_no_other_spelling_of_the_path_reaches_the_application_as_the_guarded_on
     send(gateway.port, path)
     read = [as_an_application_may_read_it(request["path"]) for request in gateway.app.seen[reached:]]
     assert [each for each in read if each.startswith("/account")] == []
+
+
+@pytest.mark.parametrize("path", ["/?next=/account", "/cart?next=%2Faccount%2Forders", "/?a=;b/c", "/cart;x=1?a=\\b"])
+def test_what_is_not_guarded_stays_open_whatever_its_query(gateway: Gateway, path: str) -> None:
+    answer = send(gateway.port, path)
+    assert answer.status == 200
+    # Traefik writes `&` for `;` in a query.
+    assert answer.json()["path"].replace("&", ";") == path
 
 
 @pytest.mark.parametrize("path", SPELLINGS)
