@@ -1,24 +1,31 @@
-"""Guest sessions for Django: copy this file, name `guests.GuestSessions` in MIDDLEWARE. Needs `pyjwt[crypto]`.
+"""Guest sessions for Django: copy this file, name `guests.GuestSessions` in MIDDLEWARE. Needs `pyjwt[crypto]`, `httpx`.
 
 Settings: GUEST_URL, GUEST_ISSUER, GUEST_COOKIE_NAME, GUEST_API_KEY (or None), GUEST_RENEW_AFTER (seconds).
 `request.guest` is then the guest's claims or None; `save` writes the payload, `hand_over` merges it at login. Tokens
-are checked here, offline, by the JWKS; the service is asked for a new guest, a renewal, a change and a hand-over only.
+are checked here, offline, by the JWKS; the service is asked for a new guest, a renewal, a change and a hand-over only,
+and about a token whose key is not known here yet.
 """
 
-import json
+import functools
 import logging
+import threading
 import time
-import urllib.error
-import urllib.request
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import jwt
 from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 
-OUTAGE = (jwt.PyJWKClientConnectionError, OSError)
+OUTAGE = (httpx.HTTPError, OSError, ValueError)  # no connection, no answer in time, an answer that is not JSON
+REFRESH, ALGORITHMS = "/v1/refresh-payload", ["ES256", "RS256"]
+NOT_CHECKED = {"verify_aud": False, "verify_iat": False}  # the service sees to `aud`; clocks differ
 log = logging.getLogger(__name__)
-KEYS = jwt.PyJWKClient(f"{settings.GUEST_URL}/.well-known/jwks.json", timeout=2)
+HEADERS = {"Authorization": f"Bearer {settings.GUEST_API_KEY}"} if settings.GUEST_API_KEY else {}
+HTTP = httpx.Client(base_url=settings.GUEST_URL, headers=HEADERS, timeout=3)
+STATE = SimpleNamespace(keys={}, keys_end=0.0, quiet_until=0.0)
 
 
 def is_page(request: HttpRequest) -> bool:
@@ -30,17 +37,26 @@ def is_page(request: HttpRequest) -> bool:
 
 
 def save(request: HttpRequest, payload: dict[str, Any]) -> None:
-    """Replaces the guest's payload; makes a guest where there is none yet."""
+    """Replaces the guest's payload; makes a guest where there is none yet. Raises when nothing was saved."""
+    if not request.guest:
+        if request.guest_token:
+            raise ConnectionError("this guest could not be read, and is not written over unread")
+        if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+            raise PermissionDenied("Another site's request comes without the guest's cookie.")
     _write(request, {"payload": payload})
 
 
 def hand_over(request: HttpRequest, session: dict[str, Any], **options: Any) -> dict[str, Any]:
     """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
+    answer = {"payload": session, "merged": False, "guests": [], "skipped": [], "conflicts": [], "next": None}
+    token = request.guest_token
     try:
-        return _call(request, "/v1/merge", {"tokens": [request.guest_token], "session": session, **options})
+        if token:  # else leave the cookie alone: a login that comes from another site is without it
+            body = {"tokens": [token], "session": session, "cookie": True, **options, "strict": False}
+            answer = _call(request, "/v1/merge", body)
     except OUTAGE as error:
-        log.warning("nothing was handed over, the next login will: %s", error)
-        return {"payload": session, "merged": False, "guests": [], "skipped": [], "conflicts": []}
+        log.warning("nothing was handed over, the next login will: %r", error)
+    return answer
 
 
 class GuestSessions:
@@ -48,53 +64,88 @@ class GuestSessions:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        token = request.COOKIES.get(settings.GUEST_COOKIE_NAME)
-        request.guest, request.guest_token, request.guest_cookie = None, token, None
+        _follow_keys()
+        pairs = (pair.strip().partition("=") for pair in request.headers.get("Cookie", "").split(";"))
+        read = [(_read(value), value) for name, _, value in pairs if name == settings.GUEST_COOKIE_NAME]
+        # Of several cookies the first good one counts, else the first that is not known to be bad.
+        good, unsure = [one for one in read if one[0]], [one for one in read if one[0] == {}]
+        claims, token = next(iter(good + unsure), (None, None))
+        request.guest, request.guest_token, request.guest_cookies = claims or None, token, []
         try:
-            request.guest = guest = token and _verified(token)
-            request.guest_token = guest and token
-            if is_page(request) and (not guest or guest["iat"] < time.time() - settings.GUEST_RENEW_AFTER):
+            if claims == {} and _may_ask():  # this sets no cookie: it could overtake that of a change
+                _call(request, REFRESH, {"token": token})
+            fresh = request.guest and request.guest["iat"] > time.time() - settings.GUEST_RENEW_AFTER
+            if is_page(request) and not fresh and _may_ask():
                 _write(request, {})
         except OUTAGE as error:
-            log.warning("no guest sessions for now, cookies stay as they are: %s", error)
+            log.warning("no guest sessions for now, cookies stay as they are: %r", error)
         response = self._get_response(request)
-        if request.guest_cookie:
-            response.cookies.load(request.guest_cookie)
+        for line in request.guest_cookies:
+            response.cookies.load(line)
         return response
 
 
-def _verified(token: str) -> dict[str, Any] | None:
+def _read(token: str) -> dict[str, Any] | None:
+    """The claims of a good token, None for a bad one, {} where its key is not known here: the service must tell."""
     try:
-        key = KEYS.get_signing_key_from_jwt(token)
-        decoded = jwt.decode_complete(token, key, algorithms=["ES256", "RS256"], issuer=settings.GUEST_ISSUER)
-    except jwt.PyJWKClientConnectionError:
-        raise
-    except jwt.PyJWTError:
+        header = jwt.get_unverified_header(token)
+        if header.get("kid") not in STATE.keys or time.monotonic() > STATE.keys_end:
+            return {}
+        claims = jwt.decode(token, STATE.keys[header["kid"]], ALGORITHMS, NOT_CHECKED, issuer=settings.GUEST_ISSUER)
+        return claims if header.get("typ") == "guest+jwt" else None
+    except (jwt.PyJWTError, ValueError, RecursionError):
         return None
-    return decoded["payload"] if decoded["header"].get("typ") == "guest+jwt" else None
+
+
+def _may_ask() -> bool:
+    """Whether to ask the service: one that was silent is asked by one request in 5 s, the others do not wait."""
+    now, quiet_until = time.monotonic(), STATE.quiet_until
+    if quiet_until and now >= quiet_until:
+        STATE.quiet_until = now + 5
+    return now >= quiet_until
 
 
 def _write(request: HttpRequest, body: dict[str, Any]) -> None:
-    """Signs the guest again; makes a new one where there is none, or where the service has revoked it."""
-    token = request.guest_token
-    if not (token and _call(request, "/v1/refresh-payload", {"token": token, **body})):
+    """Signs the guest again; makes a new one where there is none, or where the service finds the token bad."""
+    body = {**body, "cookie": True}
+    if request.guest_token:
+        _call(request, REFRESH, {"token": request.guest_token, **body})
+    if not request.guest_token:
         _call(request, "/v1/issue", body)
 
 
 def _call(request: HttpRequest, path: str, body: dict[str, Any]) -> Any:
-    headers = {"Content-Type": "application/json"}
-    if settings.GUEST_API_KEY:
-        headers["Authorization"] = f"Bearer {settings.GUEST_API_KEY}"
-    call = urllib.request.Request(settings.GUEST_URL + path, json.dumps({**body, "cookie": True}).encode(), headers)
     try:
-        with urllib.request.urlopen(call, timeout=3) as response:
-            answer = json.load(response)
-            request.guest_cookie = response.headers["Set-Cookie"]
-    except urllib.error.HTTPError as error:
-        if error.code == 422 and json.load(error)["code"] == "invalid_token":
-            return None
+        response = HTTP.post(path, json=body)
+        answer = response.json()
+    except OUTAGE:
+        STATE.quiet_until = time.monotonic() + 5
         raise
-    new = answer.get("next") if path == "/v1/merge" else answer
-    if new:
-        request.guest_token, request.guest = new["token"], _verified(new["token"])
+    STATE.quiet_until = 0.0
+    if answer.get("code") == "invalid_token":
+        request.guest = request.guest_token = None
+        return answer
+    response.raise_for_status()
+    request.guest_cookies = response.headers.get_list("Set-Cookie")
+    token = (answer.get("next") or answer).get("token")
+    if token:
+        request.guest = jwt.decode(token, options={"verify_signature": False})  # the service's own word
+        request.guest_token = token
     return answer
+
+
+@functools.cache  # once in each process, after it was forked
+def _follow_keys() -> None:
+    threading.Thread(target=_fetch_keys, daemon=True).start()
+
+
+def _fetch_keys() -> None:
+    """Fetches the keys every 30 s, so that no request waits for them; the last ones are good for a day."""
+    client = jwt.PyJWKClient(f"{settings.GUEST_URL}/.well-known/jwks.json", timeout=3)
+    while True:
+        try:
+            keys = client.get_signing_keys(refresh=True)
+            STATE.keys, STATE.keys_end = {key.key_id: key for key in keys}, time.monotonic() + 86_400
+        except (jwt.PyJWTError, *OUTAGE) as error:
+            log.warning("the keys stay as they are: %r", error)
+        time.sleep(30)
