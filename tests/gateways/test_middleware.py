@@ -1,20 +1,26 @@
 """The drop-in middleware of examples/middleware, each in its small application, as a process of its own."""
 
 import contextlib
+import http.client
+import http.server
 import json
 import os
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from tests.gateways.gateways import EXAMPLES
 from tests.gateways.guest_service import COOKIE, ISSUER, GuestService, forgeries, guest_service
-from tests.gateways.processes import Answer, free_port, running, send, wait_until
+from tests.gateways.processes import HOST, Answer, free_port, running, send, wait_until
 from tests.gateways.test_ensuring import NAVIGATION, guest_cookies, token_in
 from tests.gateways.test_guarding import Headers, cookie
 
@@ -33,10 +39,13 @@ class App:
         return answer
 
     def post(self, path: str, body: Any, headers: Headers) -> Answer:
-        headers = [*headers, ("Content-Type", "application/json")]
-        answer = send(self.port, path, method="POST", headers=headers, body=json.dumps(body).encode())
+        answer = self.try_to_post(path, body, headers)
         assert answer.status == 200
         return answer
+
+    def try_to_post(self, path: str, body: Any, headers: Headers) -> Answer:
+        headers = [*headers, ("Content-Type", "application/json")]
+        return send(self.port, path, method="POST", headers=headers, body=json.dumps(body).encode())
 
 
 def interpreter(framework: str) -> str:
@@ -49,7 +58,9 @@ def interpreter(framework: str) -> str:
 
 
 @contextlib.contextmanager
-def application(framework: str, service: GuestService, folder: Path, **settings: str) -> Iterator[App]:
+def application(
+    framework: str, service: GuestService, folder: Path, *, example: Path | None = None, **settings: str
+) -> Iterator[App]:
     port = free_port()
     environment = os.environ | {
         "GUEST_URL": f"http://{service.address}",
@@ -58,7 +69,7 @@ def application(framework: str, service: GuestService, folder: Path, **settings:
         "GUEST_API_KEY": API_KEY,
         **settings,
     }
-    script = EXAMPLES / "middleware" / framework / FRAMEWORKS[framework]
+    script = (example or EXAMPLES / "middleware" / framework) / FRAMEWORKS[framework]
     command = [interpreter(framework), script, str(port)]
     with running(command, port=port, log=folder / f"{framework}.log", env=environment):
         yield App(port, service)
@@ -74,7 +85,16 @@ def framework(request: pytest.FixtureRequest) -> str:
 def app(framework: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     folder = tmp_path_factory.mktemp(framework)
     with guest_service(folder, GUEST_API_KEYS=API_KEY) as service, application(framework, service, folder) as started:
+        warm_up(started)
         yield started
+
+
+def warm_up(app: App) -> None:
+    """Returns once the application has the keys: until then the service signs each guest again."""
+    guest = app.service.issue()
+    wait_until(
+        lambda: app.page(cookie(guest["token"])).json()["guest"]["jti"] == guest["token_id"], what="the keys are there"
+    )
 
 
 def new_guest(app: App) -> str:
@@ -147,10 +167,13 @@ def test_a_login_without_a_good_token_goes_through(app: App, headers: Headers) -
 def test_without_the_service_known_guests_stay_and_no_cookie_is_replaced(framework: str, tmp_path: Path) -> None:
     with contextlib.ExitStack() as life:
         service = life.enter_context(guest_service(tmp_path, GUEST_API_KEYS=API_KEY))
-        with application(framework, service, tmp_path) as warm, application(framework, service, tmp_path) as cold:
+        with contextlib.ExitStack() as apps:
+            warm = apps.enter_context(application(framework, service, tmp_path))
+            warm_up(warm)
             token = new_guest(warm)
             session = warm.post("/login", {}, []).json()["session"]
             life.close()
+            cold = apps.enter_context(application(framework, service, tmp_path))
             assert warm.page([*NAVIGATION, *cookie(token)]).json()["guest"]["sub"].startswith("G-")
             for answer in (warm.page(NAVIGATION), cold.page([*NAVIGATION, *cookie(token)])):
                 assert answer.json() == {"guest": None}
@@ -186,9 +209,11 @@ def test_a_guest_that_was_revoked_by_time_starts_anew_with_the_next_change(frame
 
 
 def test_an_old_token_is_renewed_on_a_page_and_nowhere_else(framework: str, tmp_path: Path) -> None:
-    # Older than minus one hour is every token.
-    old = {"GUEST_RENEW_AFTER": "-3600"}
-    with guest_service(tmp_path) as service, application(framework, service, tmp_path, **old) as app:
+    with (
+        guest_service(tmp_path) as service,
+        # Older than minus one hour is every token.
+        application(framework, service, tmp_path, GUEST_RENEW_AFTER="-3600") as app,
+    ):
         guest = service.issue(payload={"cart": ["cup"]})
         assert guest_cookies(app.page([*FETCH, *cookie(guest["token"])])) == []
         renewed = app.page([*NAVIGATION, *cookie(guest["token"])])
@@ -196,3 +221,262 @@ def test_an_old_token_is_renewed_on_a_page_and_nowhere_else(framework: str, tmp_
         assert token_in(set_cookie) != guest["token"]
         claims = renewed.json()["guest"]
         assert (claims["sub"], claims["ver"], claims["payload"]) == (guest["subject"], 1, {"cart": ["cup"]})
+
+
+CROSS_SITE = [
+    ("Sec-Fetch-Site", "cross-site"),
+    ("Sec-Fetch-Mode", "navigate"),
+    ("Sec-Fetch-Dest", "document"),
+    ("Origin", "https://identity.example"),
+]
+
+
+def test_a_login_that_comes_from_another_site_leaves_the_guest_alone(app: App) -> None:
+    """The browser holds a Lax cookie back on such a POST: a new guest's would replace it, and its cart."""
+    login = app.post("/login", {}, CROSS_SITE)
+    assert login.json()["merged"] is False
+    assert guest_cookies(login) == []
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_save_that_comes_from_another_site_without_the_cookie_is_refused(app: App, site: str) -> None:
+    saved = app.try_to_post("/cart", ["cup"], [("Sec-Fetch-Site", site)])
+    assert saved.status == 403
+    assert guest_cookies(saved) == []
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_a_first_save_from_the_site_itself_makes_a_guest(app: App, site: str) -> None:
+    assert len(guest_cookies(app.post("/cart", ["cup"], [("Sec-Fetch-Site", site)]))) == 1
+
+
+def test_of_several_cookies_the_first_good_one_counts(app: App) -> None:
+    guest = app.service.issue()
+    for name, bad in forgeries(guest["token"]).items():
+        for tokens in ([bad, guest["token"]], [guest["token"], bad]):
+            several = ("Cookie", "; ".join(f"{COOKIE}={token}" for token in tokens))
+            page = app.page([*NAVIGATION, several])
+            assert page.json()["guest"]["sub"] == guest["subject"], name
+            assert guest_cookies(page) == [], name
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("\u00e9" * 8, id="not ASCII"),
+        pytest.param("\udcff.\udcff.\udcff", id="not UTF-8"),
+        pytest.param("W1tbW1tbW1tb" * 400 + ".e30.AA", id="a header of nested lists"),
+        pytest.param("", id="nothing"),
+    ],
+)
+def test_a_cookie_that_is_no_token_is_replaced_on_a_page(app: App, value: str) -> None:
+    headers = [(name, text.encode("utf-8", "surrogateescape").decode("latin-1")) for name, text in cookie(value)]
+    assert len(guest_cookies(app.page([*NAVIGATION, *headers]))) == 1
+
+
+def test_a_guest_whose_key_is_new_stays_as_it_is(framework: str, tmp_path: Path) -> None:
+    """After `keys rotate --now` nobody has the key yet that the next tokens are signed with."""
+    with guest_service(tmp_path) as service, application(framework, service, tmp_path) as app:
+        warm_up(app)
+        service.rotate_now()
+        guest = service.issue(payload={"cart": ["cup"]})
+        fetched = app.page([*FETCH, *cookie(guest["token"])])
+        assert fetched.json()["guest"]["payload"] == {"cart": ["cup"]}
+        assert guest_cookies(fetched) == []
+        page = app.page([*NAVIGATION, *cookie(guest["token"])])
+        assert page.json()["guest"]["sub"] == guest["subject"]
+        assert page.json()["guest"]["payload"] == {"cart": ["cup"]}
+        assert guest_cookies(page) == []
+        saved = app.post("/cart", ["cup", "bowl"], cookie(guest["token"]))
+        assert saved.json()["guest"]["sub"] == guest["subject"]
+        [set_cookie] = guest_cookies(saved)
+        after = app.page([*NAVIGATION, *cookie(token_in(set_cookie))]).json()["guest"]
+        assert (after["sub"], after["payload"]) == (guest["subject"], {"cart": ["cup", "bowl"]})
+
+
+def test_a_guest_with_an_audience_is_known(framework: str, tmp_path: Path) -> None:
+    with (
+        guest_service(tmp_path, GUEST_AUDIENCE="shop") as service,
+        application(framework, service, tmp_path) as app,
+    ):
+        warm_up(app)
+        guest = service.issue()
+        page = app.page([*NAVIGATION, *cookie(guest["token"])])
+        assert page.json()["guest"]["sub"] == guest["subject"]
+        assert guest_cookies(page) == []
+
+
+def test_a_strict_hand_over_of_a_revoked_guest_lets_the_login_go_on(framework: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(EXAMPLES / "middleware" / framework, copy, symlinks=True)
+    script = copy / FRAMEWORKS[framework]
+    options = "{ strict: true }" if framework == "express" else "strict=True"
+    text = script.read_text()
+    for ada in ('sessions["ada"])\n', "sessions.ada);\n"):
+        text = text.replace(ada, ada.replace(")", f", {options})"))
+    assert options in text
+    script.write_text(text)
+    with guest_service(tmp_path) as service, application(framework, service, tmp_path, example=copy) as app:
+        guest = service.issue(payload={"cart": ["cup"]})
+        wait_until(lambda: service.issue()["issued_at"] > guest["issued_at"], what="the second is over")
+        service.command("keys", "revoke", "--before", "now")
+        wait_until(
+            lambda: service.post("/v1/verify", {"token": guest["token"]}).json().get("reason") == "revoked",
+            what="the service refuses the guest",
+        )
+        login = app.post("/login", {}, cookie(guest["token"]))
+        assert (login.json()["merged"], login.json()["session"]["name"]) == (False, "Ada")
+
+
+KEYS = "/.well-known/jwks.json"
+
+
+class Front(http.server.ThreadingHTTPServer):
+    """What stands before the service: hands requests on, answers 502 with a page of HTML, or is silent."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, service: GuestService) -> None:
+        super().__init__((HOST, 0), FrontHandler)
+        self.service = service
+        self.state = "open"
+        self.asked: list[str] = []
+        self.woken = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.server_port}"
+
+
+class FrontHandler(http.server.BaseHTTPRequestHandler):
+    server: Front
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        state = self.server.state
+        self.server.asked.append(self.path)
+        if state == "silent":
+            self.server.woken.wait()
+        elif state == "bad gateway":
+            self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
+        else:
+            connection = http.client.HTTPConnection(HOST, self.server.service.port, timeout=15)
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = connection.getresponse()
+            content = answer.read()
+            kept = [(name, value) for name, value in answer.getheaders() if name in {"Content-Type", "Set-Cookie"}]
+            self.answer(answer.status, kept, content)
+            connection.close()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in [*headers, ("Content-Length", str(len(body)))]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the tests read no such log."""
+
+
+@contextlib.contextmanager
+def front(service: GuestService) -> Iterator[Front]:
+    with Front(service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.woken.set()
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def behind(framework: str, tmp_path: Path) -> Iterator[tuple[App, Front]]:
+    with (
+        guest_service(tmp_path) as service,
+        front(service) as before,
+        application(framework, service, tmp_path, GUEST_URL=before.url) as app,
+    ):
+        warm_up(app)
+        yield app, before
+
+
+def test_a_bad_gateway_before_the_service_is_an_outage_like_any_other(behind: tuple[App, Front]) -> None:
+    app, before = behind
+    token = new_guest(app)
+    before.state = "bad gateway"
+    assert app.page([*NAVIGATION, *cookie(token)]).json()["guest"]["sub"].startswith("G-")
+    newcomer = app.page(NAVIGATION)
+    assert newcomer.json() == {"guest": None}
+    login = app.post("/login", {}, cookie(token))
+    assert login.json() == {"session": {"name": "Ada"}, "merged": False}
+    assert guest_cookies(newcomer) == guest_cookies(login) == []
+
+
+def seconds_for(app: App, headers: Headers) -> float:
+    begun = time.monotonic()
+    app.page(headers)
+    return time.monotonic() - begun
+
+
+def test_a_silent_service_holds_up_one_request_in_a_while_and_no_known_guest(
+    framework: str, behind: tuple[App, Front], tmp_path: Path
+) -> None:
+    app, before = behind
+    token = new_guest(app)
+    before.state = "silent"
+    assert seconds_for(app, NAVIGATION) < 5  # the first newcomer finds out
+    stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": "unknown"})
+    with ThreadPoolExecutor(21) as visitors:
+        strangers = [visitors.submit(seconds_for, app, [*NAVIGATION, *cookie(stranger)]) for _ in range(12)]
+        newcomers = [visitors.submit(seconds_for, app, NAVIGATION) for _ in range(6)]
+        known = [visitors.submit(seconds_for, app, [*NAVIGATION, *cookie(token)]) for _ in range(3)]
+        assert max(visit.result() for visit in [*strangers, *newcomers, *known]) < 2.5
+    assert "imeout" in (tmp_path / f"{framework}.log").read_text()
+    before.state = "open"
+    wait_until(lambda: guest_cookies(app.page(NAVIGATION)), what="newcomers get a guest again", within_s=15)
+
+
+def test_strangers_at_a_silent_service_do_not_queue_up(framework: str, tmp_path: Path) -> None:
+    """Keys that nobody has heard of, and none known yet: all wait together, not one after the other."""
+    with guest_service(tmp_path) as service, front(service) as before:
+        before.state = "silent"
+        stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": "unknown"})
+        with (
+            application(framework, service, tmp_path, GUEST_URL=before.url) as app,
+            ThreadPoolExecutor(12) as visitors,
+        ):
+            waits = [visitors.submit(seconds_for, app, cookie(stranger)) for _ in range(12)]
+            assert max(wait.result() for wait in waits) < 8
+
+
+def test_unknown_keys_make_nobody_fetch_the_keys_again(behind: tuple[App, Front]) -> None:
+    app, before = behind
+    for number in range(20):
+        stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": f"unknown-{number}"})
+        assert app.page(cookie(stranger)).json() == {"guest": None}
+    assert before.asked.count(KEYS) <= 2
+
+
+def test_a_guest_that_could_not_be_read_is_not_written_over(framework: str, tmp_path: Path) -> None:
+    """The application saw no guest, so what it saves lacks what the guest had."""
+    with guest_service(tmp_path) as service, front(service) as before:
+        guest = service.issue(payload={"cart": ["cup"]})
+        before.state = "bad gateway"
+        with application(framework, service, tmp_path, GUEST_URL=before.url) as app:
+            assert app.page([*NAVIGATION, *cookie(guest["token"])]).json() == {"guest": None}
+            wait_until(lambda: KEYS in before.asked, what="the keys were asked for in vain")
+            before.state = "open"
+            saved = app.try_to_post("/cart", ["bowl"], cookie(guest["token"]))
+            assert saved.status == 500
+            assert guest_cookies(saved) == []
+            wait_until(
+                lambda: app.page(cookie(guest["token"])).json()["guest"], what="the guest is read again", within_s=15
+            )
+            app.post("/cart", ["cup", "bowl"], cookie(guest["token"]))
