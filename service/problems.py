@@ -1,6 +1,7 @@
 """The one table from an error to its answer: RFC 9457 problem documents.
 
-An error of `errors` has a row here; anything else is a bug: logged with its request id, answered as a plain 500.
+An error that a request can meet has a row here; anything else is a bug: logged with its request id, answered as a
+plain 500.
 """
 
 import logging
