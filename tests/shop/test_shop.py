@@ -317,7 +317,13 @@ def test_picks_that_cannot_be_read_are_not_written_over(customer_of_the_stand: V
 
     stand.opens("service")
     visitor.logs_out()
-    assert visitor.cart == {"tea-pot": 2}
+
+    def are_back() -> bool:
+        visitor.opens()
+        return visitor.cart == {"tea-pot": 2}
+
+    # The shop asks a service that was silent again after some seconds.
+    wait_until(are_back, what="the picks are read again")
 
 
 def test_the_demo_prints_its_welcome_and_no_warning(shop: str, tmp_path: Path) -> None:
