@@ -66,7 +66,7 @@ class Answer(web.StreamResponse):
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """All has been sent by then."""
+        """Nothing to do: `prepare` has sent everything."""
 
     def encode(self, *, connection: str = "Connection: close\r\n", with_body: bool = True) -> bytes:
         """The answer as it goes over the wire; to HEAD without its body (RFC 9110, section 9.3.2)."""

@@ -21,7 +21,7 @@ from service.problems import HttpProblem, failure_response, problem_response
 logger = logging.getLogger("guest_sessions.connections")
 
 HEAD_TIMEOUT_S: Final = 5.0
-"""For request line and headers, from the first byte that came without the last: as long as for a body."""
+"""For a request's head, from its first byte on: as long as for a body."""
 MAX_LINE_BYTES: Final = 32_768
 """For one line of the head: twice what a request's headers may come to, so that a full cookie jar is no error."""
 MAX_HEAD_BYTES: Final = 2 * MAX_LINE_BYTES
@@ -69,7 +69,7 @@ class Runner(web.AppRunner):
         self._timeouts = _Timeouts(head_s=head_timeout_s, write_s=write_timeout_s)
 
     async def shutdown(self) -> None:
-        """Idle connections have ended, the others not yet: requests under way still come in, and are answered."""
+        """Idle connections are closed by now; requests in flight may still come in, and are answered."""
         assert self.server is not None  # noqa: S101 - for the types: it is there until the clean-up's end
         last = [
             task for each in self.server.connections if isinstance(each, _Connection) and (task := each.last_request)
@@ -121,7 +121,7 @@ def _straight(app: web.Application, resolve: _Handler) -> _Handler:
 class _Connection(web.RequestHandler):
     """One client's connection. A head is under way while bytes have come and no request waits or runs.
 
-    The first bytes may come before aiohttp has begun to wait for a request, which the count of requests tells.
+    Bytes may arrive before aiohttp has begun to wait for a request: then it has counted none yet.
     """
 
     __slots__ = ("_answered_requests", "_head_bytes", "_head_timer", "_last_request", "_timeouts", "_write_timer")

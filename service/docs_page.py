@@ -41,7 +41,7 @@ HTML: Final = b"""\
 """
 """The page. Its links are relative, so that it works under a path prefix as well."""
 
-# `validatorUrl` stands here because Swagger UI else asks a validator on another host, and the policy would refuse it.
+# Without `validatorUrl: null` Swagger UI asks a validator on another host, which the policy would refuse.
 _SCRIPT: Final = b"""\
 "use strict";
 SwaggerUIBundle({

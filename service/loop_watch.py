@@ -37,4 +37,4 @@ class LoopWatch:
         self.lag_s = max(0.0, late_s)
         self.longest_s = max(self.longest_s, self.lag_s)
         if self.lag_s >= TOLD_FROM_S:
-            logger.warning("the event loop stood still", extra={"seconds": round(self.lag_s, 3)})
+            logger.warning("the event loop was blocked", extra={"seconds": round(self.lag_s, 3)})

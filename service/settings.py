@@ -258,7 +258,7 @@ def _read_issuers(reader: _Reader, *, host: str, port: int) -> tuple[str, ...]:
     if reader.text("GUEST_ISSUER") is not None:
         return reader.parsed("GUEST_ISSUER", _parse_issuers, stand_in)
     if not is_loopback(host):
-        reader.fault("GUEST_ISSUER", f"is required where the service is reached from elsewhere (GUEST_HOST is {host})")
+        reader.fault("GUEST_ISSUER", f"is required when listening beyond loopback (GUEST_HOST is {host})")
     if port == 0:
         reader.fault("GUEST_ISSUER", "is required with GUEST_PORT=0: the port is not known beforehand")
     return stand_in
@@ -375,8 +375,8 @@ def _read_access(reader: _Reader, *, host: str, issuers: tuple[str, ...]) -> Acc
     if not is_loopback(host) and not _given(reader, "GUEST_API_KEYS") and not allowed:
         reader.fault(
             "GUEST_API_KEYS",
-            f"is required where the service is reached from elsewhere (GUEST_HOST is {host}); "
-            "GUEST_ALLOW_NO_API_KEYS=1 says that the network itself is the guard",
+            f"is required when listening beyond loopback (GUEST_HOST is {host}); "
+            "GUEST_ALLOW_NO_API_KEYS=1 says that the network controls who may call",
         )
     file = reader.text("GUEST_API_KEYS_FILE")
     return AccessPolicy(

@@ -192,7 +192,7 @@ class Tokens:
         return token
 
     def _memory_under(self, keys: SigningKeys) -> TokenMemory:
-        """What was found good under these keys. Others may have revoked one, so that nothing found before counts."""
+        """What was found good under these keys; dropped whenever they change, as the change may be a revocation."""
         if keys is not self._remembered_under:
             self._memory, self._remembered_under = TokenMemory(), keys
         return self._memory

@@ -306,7 +306,7 @@ _DOCS: Final = Head(
 
 
 async def _expect_nothing(_request: web.Request) -> None:
-    """Gateways pass the visitor's `Expect` on; the body is never read here, and a 417 would be one status too many."""
+    """Gateways pass the visitor's `Expect` on; the body is never read here, and no 417 may go out."""
 
 
 def _json(head: Head, value: object) -> Answer:

@@ -44,7 +44,7 @@ async def test_a_stall_of_a_second_is_told(caplog: pytest.LogCaptureFixture) -> 
 
     assert short == []
     assert [(record.message, record.levelname, vars(record)["seconds"]) for record in caplog.records] == [
-        ("the event loop stood still", "WARNING", 1.0)
+        ("the event loop was blocked", "WARNING", 1.0)
     ]
 
 
