@@ -1,8 +1,10 @@
 """The command line: the only reader of the environment. Exit codes: 0 done, 1 it did not hold, 2 usage or settings."""
 
 import asyncio
+import errno
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from itertools import zip_longest
@@ -66,7 +68,7 @@ main.add_command(keys)
 def serve(host: str | None, port: str | None, workers: str | None) -> None:
     """Run the service until it is told to end (SIGTERM or Ctrl-C)."""
     # Imported here, so that the other commands start without uvloop and the server.
-    from service.server import serve as serve_until_told  # noqa: PLC0415
+    from service import server  # noqa: PLC0415
 
     given = {"GUEST_HOST": host, "GUEST_PORT": port, "GUEST_WORKERS": workers}
     overrides = {name: value for name, value in given.items() if value is not None}
@@ -75,14 +77,16 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     if settings.unknown:
         logger.warning("settings that nobody here knows are ignored: %s", ", ".join(settings.unknown))
     try:
-        if not serve_until_told(
-            settings,
-            ready=lambda bound: _welcome(settings, bound),
-            reread=lambda: Settings.from_mapping({**os.environ, **overrides}),
-        ):
-            _fail("The workers could not start; the log says why.", DID_NOT_HOLD)
+        sockets = server.listen(settings.host, settings.port)
     except OSError as error:
-        _fail(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}", USAGE)
+        _fail(_cannot_listen(settings, error), USAGE)
+    if not server.serve(
+        settings,
+        sockets,
+        ready=lambda bound: _welcome(settings, bound),
+        reread=lambda: Settings.from_mapping({**os.environ, **overrides}),
+    ):
+        _fail("The workers could not start; the log says why.", DID_NOT_HOLD)
 
 
 @main.command()
@@ -304,6 +308,17 @@ def _unverified(token: str) -> dict[str, Any]:
         return decode_unverified(token)
     except GuestSessionsError as error:
         _fail(error.detail, DID_NOT_HOLD)
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    """The reason without the address once more, which Python adds to it, and the setting that mends it."""
+    unknown_host = isinstance(error, socket.gaierror)
+    reason = error.strerror if unknown_host or error.errno is None else os.strerror(error.errno)
+    name = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+    return (
+        f"Cannot listen on {settings.host}:{settings.port}: {reason}; "
+        f"choose another with --{name} or GUEST_{name.upper()}."
+    )
 
 
 def _welcome(settings: Settings, port: int) -> None:

@@ -23,16 +23,35 @@ BACKLOG: Final = 1_024
 """Connections that wait to be taken: a burst of that many is not refused while a worker is replaced."""
 
 
-def serve(settings: Settings, *, ready: Callable[[int], None], reread: Callable[[], Settings]) -> bool:
-    """Serves until SIGTERM or SIGINT; `ready` is called with the port once requests are taken.
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets for every address of the host, taken before any worker starts and shared by all of them.
 
-    With several workers, SIGHUP starts each of them anew under the settings that `reread` gives, or leaves all as they
-    are where these have faults; address and number of workers stay. False where the workers could not even start.
+    So a fault is told once, and what waits to be taken outlives the worker that would have taken it: with a socket of
+    its own for each (SO_REUSEPORT), the connections that the kernel had given a dead or ending one would be reset.
 
     Raises:
         OSError: the address cannot be listened on.
     """
-    sockets = _listen(settings.host, settings.port)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
+    return [
+        socket.create_server((str(each[0]), int(each[1])), family=family, backlog=BACKLOG) for family, each in addresses
+    ]
+
+
+def serve(
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    *,
+    ready: Callable[[int], None],
+    reread: Callable[[], Settings],
+) -> bool:
+    """Serves on the sockets until SIGTERM or SIGINT; `ready` is called with the port once requests are taken.
+
+    With several workers, SIGHUP starts each of them anew under the settings that `reread` gives, or leaves all as they
+    are where these have faults; address and number of workers stay. A process that serves alone cannot be started anew
+    without a pause: it goes on, and says so. False where the workers could not even start.
+    """
     port = sockets[0].getsockname()[1]
 
     def announce() -> None:
@@ -86,7 +105,9 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, ended.set)
-    if seat is not None:
+    if seat is None:
+        loop.add_signal_handler(signal.SIGHUP, logger.warning, "a single worker is not restarted: SIGHUP is ignored")
+    else:
         loop.add_reader(seat.parent, ended.set)
     runner = make_runner(make_app(settings, shared=shared, row=seat.number if seat else 0))
     await runner.setup()
@@ -101,16 +122,3 @@ async def _serve(
         await asyncio.sleep(LAST_REQUESTS_S)
     finally:
         await runner.cleanup()
-
-
-def _listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets for every address of the host, taken before any worker starts and shared by all of them.
-
-    So a fault is told once, and what waits to be taken outlives the worker that would have taken it: with a socket of
-    its own for each (SO_REUSEPORT), the connections that the kernel had given a dead or ending one would be reset.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
-    return [
-        socket.create_server((str(each[0]), int(each[1])), family=family, backlog=BACKLOG) for family, each in addresses
-    ]

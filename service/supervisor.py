@@ -2,7 +2,8 @@
 
 Knows processes and signals, not what the work is. A worker is forked, so that it shares what its parent has opened and
 mapped; the parent itself has no thread and no event loop, or forking would not be safe. SIGTERM and SIGINT end all;
-SIGHUP starts every worker anew, one after the other, the new one before the old one ends.
+SIGHUP starts every worker anew, one after the other, the new one before the old one ends; to a worker itself it says
+nothing, as a terminal that hangs up sends it to all.
 """
 
 import logging
@@ -60,7 +61,13 @@ class Supervisor:
     """Keeps `number` workers at `work`."""
 
     def __init__(
-        self, *, number: int, work: Work, ready: Callable[[], None], prepare_restart: Callable[[], bool]
+        self,
+        *,
+        number: int,
+        work: Work,
+        ready: Callable[[], None],
+        prepare_restart: Callable[[], bool],
+        fork: Callable[[], int] = os.fork,
     ) -> None:
         """`work` runs in each worker and returns at its end. `ready` is called once, when the first ones all are.
 
@@ -70,6 +77,7 @@ class Supervisor:
         self._work = work
         self._ready = ready
         self._prepare_restart = prepare_restart
+        self._fork = fork
         self._workers: dict[int, _Worker] = {}
         self._turn: list[int] = []
         self._pause_s = LEAST_PAUSE_S
@@ -103,8 +111,8 @@ class Supervisor:
                 os.kill(worker.pid, signal.SIGKILL)
                 worker.ending_since_s = now_s
         if not self._ending and now_s >= self._next_start_at_s:
-            while len(self._workers) < self._number + bool(self._turn):
-                self._start()
+            while len(self._workers) < self._number + bool(self._turn) and self._start():
+                pass
         self._take_turns(now_s)
 
     def _take_turns(self, now_s: float) -> None:
@@ -147,19 +155,32 @@ class Supervisor:
             self._announced = True
             self._ready()
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """One more worker; False, until the next try is due, where the system has no process or pipe to give."""
         taken = {worker.seat for worker in self._workers.values()}
         number = next(number for number in range(self._number + 1) if number not in taken)
-        heard, told = os.pipe()
+        pipe: tuple[int, ...] = ()
         # Blocked, so that none reaches the worker while it would still be taken for one to the parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            self._be_worker(Seat(number, self._alive, told))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        try:
+            heard, told = pipe = os.pipe()
+            pid = self._fork()
+            if pid == 0:
+                self._be_worker(Seat(number, self._alive, told))
+        except OSError as error:
+            for each in pipe:
+                os.close(each)
+            self._pause(2 * self._pause_s)
+            logger.error(  # noqa: TRY400 - they say it all
+                "a worker could not be started: %s", error.strerror, extra={"pause_s": self._pause_s}
+            )
+            return False
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(told)
         worker = self._workers[pid] = _Worker(pid, number, heard, time.monotonic())
         self._selector.register(heard, selectors.EVENT_READ, data=worker)
+        return True
 
     def _be_worker(self, seat: Seat) -> NoReturn:
         """The rest of the worker's life; never returns into the parent's code."""
@@ -167,7 +188,7 @@ class Supervisor:
         try:
             signal.set_wakeup_fd(-1)
             for each in _SIGNALS:
-                signal.signal(each, signal.SIG_DFL)
+                signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(self._lifeline)
             self._work(seat)
@@ -210,12 +231,16 @@ class Supervisor:
             self._turn.clear()
             return
         lived_s = time.monotonic() - worker.started_at_s
-        self._pause_s = LEAST_PAUSE_S if lived_s > GROWN_UP_S else min(2 * self._pause_s, LONGEST_PAUSE_S)
-        self._next_start_at_s = time.monotonic() + self._pause_s
+        self._pause(LEAST_PAUSE_S if lived_s > GROWN_UP_S else 2 * self._pause_s)
         logger.error(
             "a worker died and is replaced",
             extra={"worker": worker.pid, "exit_code": exit_code, "pause_s": self._pause_s},
         )
+
+    def _pause(self, pause_s: float) -> None:
+        """Starts no worker for so long, or for the longest pause."""
+        self._pause_s = min(pause_s, LONGEST_PAUSE_S)
+        self._next_start_at_s = time.monotonic() + self._pause_s
 
     def _forget(self, worker: _Worker) -> None:
         """Closes a worker's pipe, if that is not done yet."""

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from tests.log_sieve import keep_out_settings, leaks
 
 SERVE = (sys.executable, "-m", "service", "serve")
 START_S = 30.0
+DEADLINE_S = 30.0
 
 
 class Service:
@@ -66,6 +67,14 @@ def running(folder: Path, **variables: str) -> Iterator[Service]:
         process.kill()
         process.wait(timeout=START_S)
     assert leaks(log.read_text("utf-8", errors="replace")) == []
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits for what a real process does; fails at the deadline."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline_s, "it did not come to hold"
+        time.sleep(0.02)
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import SERVE, environment, running
+from tests.processes import SERVE, environment, running, until
 
 
 def get(url: str) -> int:
@@ -61,5 +61,28 @@ def test_an_address_in_use_is_told_without_a_traceback(tmp_path: Path) -> None:
         ended = subprocess.run(SERVE, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
 
     assert ended.returncode == 2
-    assert f"Cannot listen on 127.0.0.1:{port}" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert ended.stderr == (
+        f"error: Cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port or GUEST_PORT.\n"
+    )
+
+
+def test_an_address_of_no_machine_here_is_told_with_what_to_change(tmp_path: Path) -> None:
+    given = environment({"GUEST_HOST": "192.0.2.1", "GUEST_ISSUER": "https://guests.example"})
+    given |= {"GUEST_ALLOW_NO_API_KEYS": "1"}
+
+    ended = subprocess.run(SERVE, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: Cannot listen on 192.0.2.1:8080: Cannot assign requested address; "
+        "choose another with --host or GUEST_HOST.\n"
+    )
+
+
+def test_a_hangup_does_not_end_a_single_worker_and_the_log_says_what_it_does_not_do(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: "a single worker is not restarted: SIGHUP is ignored" in service.output)
+
+        assert get(f"{service.base_url}/healthz") == 200
+        assert service.stop() == 0

@@ -4,17 +4,16 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.processes import Service, running
-
-DEADLINE_S = 30.0
+from tests.processes import DEADLINE_S, Service, environment, running, until
 
 
 def call(service: Service, path: str, body: object = None) -> bytes:
@@ -38,13 +37,6 @@ def workers(service: Service) -> set[int]:
         if int(parent) == service.process.pid and state != "Z":
             found.add(int(stat.parent.name))
     return found
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline_s, "it did not come to hold"
-        time.sleep(0.02)
 
 
 def lives(pid: int) -> bool:
@@ -137,6 +129,57 @@ def test_a_restart_is_refused_where_the_settings_have_faults(tmp_path: Path) -> 
         until(lambda: "no worker is restarted" in service.output)
 
         assert workers(service) == before
+
+
+def test_a_hangup_that_reaches_the_workers_too_ends_none_of_them(service: Service) -> None:
+    before = workers(service)
+
+    for pid in before:
+        os.kill(pid, signal.SIGHUP)
+    for _ in range(12):
+        call(service, "/healthz")
+
+    assert workers(service) == before
+    assert service.stop() == 0
+    assert "a worker died" not in service.output
+
+
+FORK_FAILS = """
+import errno, logging, os, signal, sys
+from service.supervisor import Supervisor
+
+failures = [OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))] * 2
+descriptors = []
+
+def fork():
+    descriptors.append(len(os.listdir("/proc/self/fd")))
+    if failures:
+        raise failures.pop()
+    return os.fork()
+
+def work(seat):
+    seat.tell_ready()
+    os.read(seat.parent, 1)
+
+def ready():
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    print(f"ready, left open: {descriptors[2] - descriptors[0]}, blocked: {blocked}", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+supervisor = Supervisor(number=2, work=work, ready=ready, prepare_restart=lambda: True, fork=fork)
+sys.exit(0 if supervisor.run() else 1)
+"""
+
+
+def test_a_fork_that_fails_is_told_and_tried_again_after_a_pause() -> None:
+    program = (sys.executable, "-c", FORK_FAILS)
+
+    ended = subprocess.run(program, env=environment({}), capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+
+    failure = "a worker could not be started: Resource temporarily unavailable"
+    assert ended.stdout.splitlines() == [failure, failure, "ready, left open: 0, blocked: set()"]
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_workers_end_when_the_process_that_started_them_is_killed(service: Service) -> None:
