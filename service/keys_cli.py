@@ -3,12 +3,13 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
 from service import keyring, logs, reports
 from service.app import make_key_operations
@@ -21,7 +22,7 @@ from service.settings import Settings
 
 T = TypeVar("T")
 
-DID_NOT_HOLD: Final = 1
+FAILED: Final = 1
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 SettingsLoader = Callable[[], Settings]
@@ -36,7 +37,7 @@ def keys() -> None:
     """
 
 
-@keys.command()
+@keys.command(short_help="Make a keyring in the empty folder.")
 @json_option
 @click.pass_obj
 def init(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
@@ -49,7 +50,7 @@ def init(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001 
     _report(done, as_json=as_json, text=f"Made a keyring in {settings.keys_dir}. Key {done.ring.active.kid} signs.")
 
 
-@keys.command("list")
+@keys.command("list", short_help="Show each key and its state.")
 @json_option
 @click.pass_obj
 def list_keys(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001
@@ -68,7 +69,7 @@ def list_keys(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FB
         click.echo(f"Guests from before {_time(ring.revoked_before_s)} are revoked.")
 
 
-@keys.command()
+@keys.command(short_help="Publish a new key, which signs later, or now.")
 @click.option("--now", is_flag=True, help="Let a new key sign at once: for emergencies.")
 @json_option
 @click.pass_obj
@@ -85,7 +86,7 @@ def rotate(load_settings: SettingsLoader, now: bool, as_json: bool) -> None:  # 
     _report(done, as_json=as_json, text=_rotation(done, settings.keys) + (_risk(settings.keys) if now else ""))
 
 
-@keys.command()
+@keys.command(short_help="Refuse all tokens of a key, or guests from before a time.")
 @click.argument("kid", required=False)
 @click.option("--before", metavar="TIME", help="2026-01-31, 2026-01-31T12:00:00Z, Unix seconds, or: now.")
 @json_option
@@ -108,11 +109,11 @@ def revoke(load_settings: SettingsLoader, kid: str | None, before: str | None, a
         _report(done, as_json=as_json, text=f"Guests from before {_time(time_s)} are refused.")
 
 
-@keys.command()
+@keys.command(short_help="Print the keyring for a backup, or the public keys.")
 @click.option("--public", is_flag=True, help="The public keys alone: the JWKS.")
 @click.option("--pem", is_flag=True, help="With --public: as PEM, for verifiers that take no JWKS.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write to this file, for its owner alone (0600).")
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: PEM within it, a JWK Set on one line in a pipe.")
 @click.pass_obj
 def export(
     load_settings: SettingsLoader,
@@ -130,7 +131,8 @@ def export(
         raise click.UsageError("--pem goes with --public; private keys are exported as a JWK Set alone.")
     ring = _run(load_settings(), lambda operations: operations.ring())
     if not public:
-        content = keyring.to_jwk_set(ring).decode()
+        private = keyring.to_jwk_set(ring)
+        content = reports.as_json(msgspec.json.decode(private)) if as_json else private.decode()
     elif pem:
         blocks = {key.kid: public_pem(keyring.public_jwk(key)) for key in ring.published}
         as_text = "".join(f"{kid}\n{block}" for kid, block in blocks.items())
@@ -140,7 +142,7 @@ def export(
     _write(content.rstrip("\n") + "\n", output)
 
 
-@keys.command("import")
+@keys.command("import", short_help="Join an exported keyring with the one that is there.")
 @click.argument("file", type=click.File("rb"))
 @click.option("--foreign", is_flag=True, help="FILE is of another deployment: accept its tokens here.")
 @json_option
@@ -160,7 +162,7 @@ def import_file(load_settings: SettingsLoader, file: Any, foreign: bool, as_json
     )
     known = {key.kid for key in done.before.keys} if done.before else set()
     new = [key.kid for key in done.ring.keys if key.kid not in known]
-    _report(done, as_json=as_json, text=f"{len(new)} keys came in; {done.ring.active.kid} signs.")
+    _report(done, as_json=as_json, text=f"{_count(new)} came in; {done.ring.active.kid} signs.")
 
 
 @keys.command()
@@ -184,7 +186,7 @@ def _run(settings: Settings, ask: Callable[[KeyOperations], Coroutine[Any, Any, 
         return asyncio.run(asked())
     except GuestSessionsError as error:
         click.echo(f"{click.style('error', fg='red', bold=True)}: {error.detail}", err=True)
-        sys.exit(DID_NOT_HOLD)
+        sys.exit(FAILED)
 
 
 def _report(done: Done, *, as_json: bool, text: str) -> None:
@@ -220,6 +222,10 @@ def _revocation(done: Done, kid: str, policy: KeyPolicy) -> str:
     if done.before is not None and done.before.active.kid == kid:
         text += f"\nKey {done.ring.active.kid} signs now." + _risk(policy)
     return text
+
+
+def _count(kids: Sequence[str]) -> str:
+    return f"{len(kids)} key{'' if len(kids) == 1 else 's'}"
 
 
 def _summary(ring: KeyRing) -> dict[str, Any]:

@@ -141,8 +141,17 @@ def test_a_backup_restores_the_keyring_and_joins_without_losing_a_key(run: Run, 
     (folder / "keyring.json").unlink()
     assert run("import", "-", stdin=backup.encode()).exit_code == 0
     assert run("export").stdout == backup
-    assert run("import", "-", stdin=newer).stdout.startswith("1 keys came in")
+    assert run("import", "-", stdin=newer).stdout.startswith("1 key came in; ")
     assert (folder / "keyring.json").read_bytes() == newer
+
+
+def test_a_backup_as_json_is_one_line_in_a_pipe_and_the_same_keyring(run: Run) -> None:
+    run("init")
+    backup, line = run("export").stdout, run("export", "--json").stdout
+
+    assert len(line.splitlines()) == 1
+    assert json.loads(line) == json.loads(backup)
+    assert run("import", "-", stdin=line.encode()).stdout.startswith("0 keys came in; ")
 
 
 def test_a_backup_in_a_file_is_for_its_owner_alone(run: Run, tmp_path: Path) -> None:
