@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import msgspec
 from aiohttp import web
@@ -12,10 +13,12 @@ from aiohttp import web
 from service.access import Access
 from service.aside import Aside
 from service.connections import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
+from service.errors import StoreUnavailable
 from service.file_store import FileStore
 from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
 from service.key_operations import KeyOperations
+from service.keyring import KeyRing, to_jwk_set
 from service.keys import REFUSALS, Keys, KeysStatus
 from service.loop_watch import LoopWatch
 from service.metrics import COLUMNS, Board, Metrics
@@ -63,6 +66,31 @@ def make_keys(
         clock=clock,
         steady_clock=steady_clock,
     )
+
+
+def reading_keys(settings: Settings, ring: KeyRing) -> Keys:
+    """The keys use case over a ring in memory that is never moved or written: for who only verifies."""
+    mint = _make_mint(settings, os.urandom)
+    file = RingFile(_ReadOnly(to_jwk_set(ring)), None, mint)
+    return Keys(settings.keys, mint=mint, file=file, copy=None, clock=time.time, steady_clock=time.monotonic)
+
+
+class _ReadOnly:
+    """A `ports.KeyStore` that holds what it was given."""
+
+    place = "memory"
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def stamp(self) -> int:
+        return 0
+
+    def read(self) -> bytes:
+        return self._content
+
+    def update(self, _change: object) -> NoReturn:
+        raise StoreUnavailable("This keyring is only read.")
 
 
 def make_key_operations(
@@ -113,13 +141,15 @@ def make_app(
     body_timeout_s: float = BODY_TIMEOUT_S,
     shared: Shared | None = None,
     row: int = 0,
+    keys: Keys | None = None,
 ) -> web.Application:
     """The whole service as an aiohttp application; its keys are loaded and followed while it runs.
 
     Where several workers serve together, `shared` is what all of them have, and `row` this one's own on its board.
+    `keys` are other ones than the settings name.
     """
     shared = shared or Shared.by(1)
-    keys = make_keys(settings, clock=clock)
+    keys = keys or make_keys(settings, clock=clock)
     watch = LoopWatch(steady_clock=time.monotonic)
     metrics = Metrics(lambda: _gauges(keys.status(), watch), board=shared.board, row=row)
     tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)

@@ -1,4 +1,7 @@
-"""The command line: the only reader of the environment. Exit codes: 0 done, 1 it did not hold, 2 usage or settings."""
+"""The command line: the only reader of the environment.
+
+Exit codes: 0 done, 1 the check failed (for example, an invalid token), 2 usage or settings.
+"""
 
 import asyncio
 import errno
@@ -6,7 +9,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, TypeVar
@@ -14,9 +18,9 @@ from typing import Any, BinaryIO, Final, NoReturn, TypeVar
 import click
 
 from service import logs, reports, wire
-from service.api_client import ApiClient, CallFailed, is_ready, local_api
+from service.api_client import ApiClient, CallFailed, is_ready, signing_api, verifying_api
 from service.claims import GuestClaims
-from service.errors import GuestSessionsError, InvalidPolicy, InvalidRequest, InvalidSettings
+from service.errors import Fault, GuestSessionsError, InvalidPolicy, InvalidRequest, InvalidSettings
 from service.jose_codec import inspect as decode_unverified
 from service.keys_cli import keys
 from service.merge_policies import Policy, compile_policy
@@ -27,8 +31,9 @@ from service.tokens import Merged, Refused
 logger = logging.getLogger("guest_sessions.cli")
 
 T = TypeVar("T")
+LocalApi = Callable[[Settings], AbstractAsyncContextManager[ApiClient]]
 
-DID_NOT_HOLD: Final = 1
+FAILED: Final = 1
 USAGE: Final = 2
 
 _URL_HELP = (
@@ -53,7 +58,7 @@ def main(context: click.Context) -> None:
     Settings come from the environment (GUEST_HOST, GUEST_ISSUER, ...); the README lists them all. Without any, the
     service listens on 127.0.0.1:8080 and keeps its keys in ./data/keys.
 
-    Exit codes: 0 done, 1 it did not hold (a bad token, say), 2 usage or settings.
+    Exit codes: 0 done, 1 the check failed (for example, an invalid token), 2 usage or settings.
     """  # noqa: D301 - click wants the character itself: it keeps the lines as they are
     context.obj = load_settings
 
@@ -61,10 +66,10 @@ def main(context: click.Context) -> None:
 main.add_command(keys)
 
 
-@main.command()
-@click.option("--host", help="The address to listen on.  [GUEST_HOST; 127.0.0.1]")
-@click.option("--port", help="The port to listen on.  [GUEST_PORT; 8080]")
-@click.option("--workers", help="How many processes share the port.  [GUEST_WORKERS; 1]")
+@main.command(short_help="Run the service.")
+@click.option("--host", metavar="ADDRESS", help="The address to listen on.  [GUEST_HOST; 127.0.0.1]")
+@click.option("--port", metavar="PORT", help="The port to listen on.  [GUEST_PORT; 8080]")
+@click.option("--workers", metavar="N", help="How many processes share the port.  [GUEST_WORKERS; 1]")
 def serve(host: str | None, port: str | None, workers: str | None) -> None:
     """Run the service until it is told to end (SIGTERM or Ctrl-C)."""
     # Imported here, so that the other commands start without uvloop and the server.
@@ -75,7 +80,7 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     settings = load_settings(overrides)
     logs.configure(level=settings.log_level, style=settings.log_format)
     if settings.unknown:
-        logger.warning("settings that nobody here knows are ignored: %s", ", ".join(settings.unknown))
+        logger.warning("ignoring unknown settings: %s", ", ".join(settings.unknown))
     try:
         sockets = server.listen(settings.host, settings.port)
     except OSError as error:
@@ -86,15 +91,15 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
         ready=lambda bound: _welcome(settings, bound),
         reread=lambda: Settings.from_mapping({**os.environ, **overrides}),
     ):
-        _fail("The workers could not start; the log says why.", DID_NOT_HOLD)
+        _fail("The workers could not start; the log says why.", FAILED)
 
 
 @main.command()
 @click.option("--payload", default="{}", metavar="JSON", help="The guest's state: a JSON object, or @FILE.")
 @click.option("--claims", default="{}", metavar="JSON", help="Further top-level claims: a JSON object, or @FILE.")
-@click.option("--subject", help="The guest's id.  [G- and a random UUID]")
+@click.option("--subject", metavar="ID", help="The guest's id.  [G- and a random UUID]")
 @click.option("--ttl", type=int, metavar="SECONDS", help="The token's lifetime.  [GUEST_TTL]")
-@click.option("--audience", multiple=True, help="An audience; may be given several times.")
+@click.option("--audience", metavar="NAME", multiple=True, help="An audience; may be given several times.")
 @url_option
 @json_option
 def issue(
@@ -106,35 +111,43 @@ def issue(
     url: str | None,
     as_json: bool,  # noqa: FBT001 - click passes flags by name
 ) -> None:
-    """Issue a guest token and print it."""
+    """Issue a guest token and print it.
+
+    Without --url it is signed with the local keyring, which is made if there is none.
+    """
     asked = {"subject": subject, "ttl": ttl, "audience": list(audience) or None}
     body = {
         "payload": _json_argument("--payload", payload),
         "claims": _json_argument("--claims", claims),
         **{name: value for name, value in asked.items() if value is not None},
     }
-    answer = _call(url, lambda api: api.post("/v1/issue", body))
+    answer = _call(url, signing_api, lambda api: api.issue(body))
     click.echo(reports.as_json(answer) if as_json else answer["token"])
 
 
-@main.command()
+@main.command(short_help="Say whether tokens are good.")
 @tokens_argument
-@click.option("--audience", multiple=True, help="Demand this audience too; may be given several times.")
+@click.option("--audience", metavar="NAME", multiple=True, help="Demand this audience too; may be given several times.")
 @url_option
 @json_option
 def verify(tokens: tuple[str, ...], audience: tuple[str, ...], url: str | None, as_json: bool) -> None:  # noqa: FBT001
-    """Say whether tokens are good; exit 1 if any is not. Without arguments: one a line from standard input."""
+    """Say whether tokens are good; exit 1 if any is not. Without arguments: one a line from standard input.
+
+    Of several, each answer says which token it is of, counted from 0.
+    """
     body = {"audience": list(audience)} if audience else {}
-
     given = _given(tokens)
-    answers = _call(url, lambda api: _verify_all(api, given, **body))
-    for answer in answers:
-        click.echo(reports.as_json(answer) if as_json else reports.verdict(answer))
+    answers = _call(url, verifying_api, lambda api: _verify_all(api, given, **body))
+    for index, answer in enumerate(answers):
+        if as_json:
+            click.echo(reports.as_json({"index": index, **answer}))
+        else:
+            click.echo(_which(index, answers) + reports.verdict(answer))
     if not all(answer["active"] for answer in answers):
-        sys.exit(DID_NOT_HOLD)
+        sys.exit(FAILED)
 
 
-@main.command()
+@main.command(short_help="Show what tokens say, unverified.")
 @tokens_argument
 @click.option("--url", metavar="URL", help="Let the service at this address check the tokens too.")
 @json_option
@@ -144,21 +157,29 @@ def inspect(tokens: tuple[str, ...], url: str | None, as_json: bool) -> None:  #
     With --url the verdict of the service there comes with each token; exit 1 if any is bad.
     """
     given = _given(tokens)
-    contents = [_unverified(token) for token in given]
-    answers = [] if url is None else _call(url, lambda api: _verify_all(api, given))
-    for content, answer in zip_longest(contents, answers):
+    contents = [_unverified(token, _which(index, given)) for index, token in enumerate(given)]
+    answers = [] if url is None else _call(url, verifying_api, lambda api: _verify_all(api, given))
+    for index, (content, answer) in enumerate(zip_longest(contents, answers)):
         if as_json:
-            click.echo(reports.as_json(content if answer is None else {**content, "verified": answer}))
+            verified = {} if answer is None else {"verified": answer}
+            click.echo(reports.as_json({"index": index, **content, **verified}))
         else:
-            click.echo(reports.unverified(content) if answer is None else reports.checked(content, answer))
+            text = reports.unverified(content) if answer is None else reports.checked(content, answer)
+            click.echo(_which(index, contents) + text)
     if not all(answer["active"] for answer in answers):
-        sys.exit(DID_NOT_HOLD)
+        sys.exit(FAILED)
 
 
-@main.command()
+@main.command(short_help="Try out what merging guests into a session gives.")
 @tokens_argument
-@click.option("--session", "session_file", type=click.File("rb"), help="The session to merge into: a JSON file.  [{}]")
-@click.option("--policy", default="default", help="A policy's name, or a JSON file.")
+@click.option(
+    "--session",
+    "session_file",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="The session to merge into: a JSON file.  [{}]",
+)
+@click.option("--policy", default="default", metavar="POLICY", help="A policy's name, or a JSON file.  [default]")
 @click.option("--strict", is_flag=True, help="Fail on a bad token instead of skipping it.")
 @url_option
 @json_option
@@ -177,10 +198,10 @@ def merge(
     """
     session: dict[str, Any] = {} if session_file is None else _json_bytes("--session", session_file.read())
     given, compiled = _given(tokens), _policy(policy)
-    answers = _call(url, lambda api: _verify_all(api, given))
+    answers = _call(url, verifying_api, lambda api: _verify_all(api, given))
     refused = [Refused(index, answer["reason"], None) for index, answer in enumerate(answers) if not answer["active"]]
     if strict and refused:
-        _fail(f"token {refused[0].index} is not valid: {refused[0].reason}", DID_NOT_HOLD)
+        _fail(f"token {refused[0].index} is not valid: {refused[0].reason}", FAILED)
     candidates = [Candidate(index, _claims_of(answer)) for index, answer in enumerate(answers) if answer["active"]]
     try:
         result = merge_guests(session, candidates, compiled)
@@ -192,12 +213,12 @@ def merge(
         reports.print_merge(result, refused)
 
 
-@main.command()
+@main.command(short_help="Say whether the service is ready, for containers.")
 @click.option("--url", metavar="URL", help="What to ask.  [/readyz of GUEST_HOST and GUEST_PORT]")
 def healthcheck(url: str | None) -> None:
     """Exit 0 if the service is ready, else 1: for containers without curl."""
     if not asyncio.run(is_ready(url or _local_readyz(os.environ))):
-        _fail("not ready", DID_NOT_HOLD)
+        _fail("not ready", FAILED)
 
 
 def load_settings(overrides: Mapping[str, str] | None = None) -> Settings:
@@ -210,7 +231,7 @@ def load_settings(overrides: Mapping[str, str] | None = None) -> Settings:
         sys.exit(USAGE)
 
 
-def _call(url: str | None, ask: Callable[[ApiClient], Coroutine[Any, Any, T]]) -> T:
+def _call(url: str | None, local_api: LocalApi, ask: Callable[[ApiClient], Coroutine[Any, Any, T]]) -> T:
     async def local() -> T:
         async with local_api(load_settings()) as api:
             return await ask(api)
@@ -224,7 +245,7 @@ def _call(url: str | None, ask: Callable[[ApiClient], Coroutine[Any, Any, T]]) -
     except CallFailed as error:
         _fail_with_problem(error)
     except GuestSessionsError as error:
-        _fail(error.detail, DID_NOT_HOLD)
+        _fail(error.detail, FAILED)
 
 
 def _first_api_key() -> str | None:
@@ -247,7 +268,7 @@ def _local_readyz(environment: Mapping[str, str]) -> str:
 
 
 async def _verify_all(api: ApiClient, tokens: tuple[str, ...], **members: Any) -> list[dict[str, Any]]:
-    return [await api.post("/v1/verify", {"token": token, **members}) for token in tokens]
+    return [await api.verify(token, **members) for token in tokens]
 
 
 def _claims_of(verified: dict[str, Any]) -> GuestClaims:
@@ -303,11 +324,16 @@ def _json_bytes(option: str, content: bytes) -> dict[str, Any]:
         raise click.UsageError(f"{option} must be a JSON object: {error.detail}") from error
 
 
-def _unverified(token: str) -> dict[str, Any]:
+def _unverified(token: str, which: str) -> dict[str, Any]:
     try:
         return decode_unverified(token)
     except GuestSessionsError as error:
-        _fail(error.detail, DID_NOT_HOLD)
+        _fail(f"{which}{error.detail}", FAILED)
+
+
+def _which(index: int, of: Sequence[object]) -> str:
+    """Names the token that a line is about, where there are several."""
+    return f"token {index}: " if len(of) > 1 else ""
 
 
 def _cannot_listen(settings: Settings, error: OSError) -> str:
@@ -350,11 +376,13 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 def _fail_with_faults(error: InvalidPolicy | InvalidRequest) -> NoReturn:
-    _fail(error.detail + "".join(f"\n  {fault.path or '/'}: {fault.message}" for fault in error.errors), DID_NOT_HOLD)
+    _fail(error.detail + _told(error.errors), FAILED)
 
 
 def _fail_with_problem(error: CallFailed) -> NoReturn:
-    problem = error.problem or {}
-    faults = "".join(f"\n  {each['path'] or '/'}: {each['message']}" for each in problem.get("errors", []))
-    reason = f" ({problem['reason']})" if "reason" in problem else ""
-    _fail(f"{error.detail}{reason}{faults}", DID_NOT_HOLD)
+    reason = f" ({error.reason})" if error.reason else ""
+    _fail(f"{error.detail}{reason}{_told(error.errors)}", FAILED)
+
+
+def _told(faults: Iterable[Fault]) -> str:
+    return "".join(f"\n  {fault.path or '/'}: {fault.message}" for fault in faults)
