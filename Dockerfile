@@ -47,6 +47,7 @@ WORKDIR /data
 VOLUME ["/data/keys"]
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 CMD ["guest-sessions", "healthcheck"]
+# No --start-interval: builders before Docker 25, and others still, refuse the whole file for it.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["guest-sessions", "healthcheck"]
 ENTRYPOINT ["guest-sessions"]
 CMD ["serve"]

@@ -61,6 +61,15 @@ def test_the_image_starts_checks_and_keeps_in_exec_form(instruction: str, words:
     assert json.loads(argument[argument.index("[") :]) == words
 
 
+def test_the_image_is_checked_seldom_and_in_words_that_every_builder_knows() -> None:
+    [argument] = final("HEALTHCHECK")
+    options = dict(re.findall(r"--(\S+?)=(\S+)", argument))
+
+    assert options.keys() == {"interval", "timeout", "start-period", "retries"}
+    assert int(options["interval"].removesuffix("s")) >= 30
+    assert "healthcheck" not in SERVICES["guest-sessions"], "the image's own holds"
+
+
 def test_nothing_is_installed_but_by_hash() -> None:
     installs = [argument for name, argument in INSTRUCTIONS if name == "RUN" and '"install"' in argument]
     unpinned = [
@@ -106,6 +115,12 @@ def test_what_goes_into_the_build_is_named_one_by_one() -> None:
     assert rules[0] == "*"
     assert let_in == copied
     assert [name for name in let_in if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_container_can_take_the_whole_machine(name: str) -> None:
+    assert re.fullmatch(r"\d+m", SERVICES[name]["mem_limit"])
+    assert 0 < SERVICES[name]["pids_limit"] <= 128
 
 
 @pytest.mark.parametrize("name", SERVICES)
