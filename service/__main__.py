@@ -1,6 +1,33 @@
-"""`python -m service`: the command line."""
+"""`python -m service`: the command line.
 
-from service.cli import main
+A container's check runs for as long as the container does. So what a healthy service answers is asked by the standard
+library alone, an eighth of the time that the command line takes to be imported; all else is left to the command line.
+"""
+
+import os
+import sys
+from http.client import HTTPConnection, HTTPException
+
+
+def main() -> None:
+    """Runs the command that the arguments name."""
+    if sys.argv[1:] == ["healthcheck"] and _is_ready():
+        return
+    # Imported here: that is what is spared.
+    from service.cli import main as command_line  # noqa: PLC0415
+
+    command_line()
+
+
+def _is_ready() -> bool:
+    host, port = os.environ.get("GUEST_HOST") or "127.0.0.1", os.environ.get("GUEST_PORT") or "8080"
+    try:
+        connection = HTTPConnection(host, int(port), timeout=1)
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200  # noqa: PLR2004 - RFC 9110, section 15.3.1
+    except (OSError, ValueError, HTTPException):
+        return False
+
 
 if __name__ == "__main__":
     main()

@@ -332,6 +332,20 @@ def test_a_running_service_is_asked_with_its_api_key(cli: Cli, tmp_path: Path) -
     assert "does not answer" in unanswered.stderr
 
 
+def test_the_check_of_a_healthy_container_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    check = (sys.executable, "-X", "importtime", "-m", "service", "healthcheck")
+    with running(tmp_path) as service:
+        given = environment({"GUEST_PORT": service.base_url.rpartition(":")[2], "GUEST_HOST": "0.0.0.0"})  # noqa: S104
+        ready = subprocess.run(check, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+    gone = subprocess.run(check, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+
+    imported = {line.rpartition("|")[2].strip() for line in ready.stderr.splitlines()}
+    assert (ready.returncode, ready.stdout) == (0, "")
+    assert imported & {"aiohttp", "asyncio", "click", "cryptography", "msgspec"} == set()
+    assert gone.returncode == 1
+    assert gone.stderr.endswith("error: not ready\n")
+
+
 def _answer(status: int, body: str, *, length: int | None = None) -> bytes:
     head = f"HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(body) if length is None else length}\r\n\r\n{body}".encode()
