@@ -44,7 +44,7 @@ def test_each_gateway_s_example_states_what_the_gateway_must_strip(example: str)
 
 @pytest.mark.parametrize(
     "example",
-    ["nginx/guest-sessions.conf", "traefik/guest-sessions.yaml", "apache/guest-sessions.conf", "aws/README.md"],
+    ["nginx/guest-sessions.conf", "traefik/guest-sessions.yaml", "aws/README.md"],
 )
 def test_each_example_without_patterns_names_all_identity_headers(example: str) -> None:
     text = (EXAMPLES / example).read_text(encoding="utf-8").lower()
