@@ -111,5 +111,5 @@ def _from_aiohttp(error: web.HTTPException) -> GuestSessionsError:
         allowed = ", ".join(sorted(error.allowed_methods))
         return HttpProblem("method_not_allowed", f"Allowed here: {allowed}.", headers={"Allow": allowed})
     if isinstance(error, web.HTTPNotFound):
-        return HttpProblem("not_found", "There is no such resource.")
+        return HttpProblem("not_found", "There is no such resource; /docs shows what there is.")
     return HttpProblem("malformed_request", "The request is malformed.")
