@@ -19,6 +19,8 @@ from tests.security.forge import Forge
 from tests.security.heads import MALFORMED
 
 GIVE_UP_S: Final = 4 * HANG_S
+STALLED_S: Final = 5.0
+"""How long the service waits for the rest of a head or of a body. Only what comes later than that counts as a hang."""
 TOKENS_KEPT: Final = 2_000
 BODY_HEAD: Final = b"POST /v1/issue HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -26,13 +28,22 @@ BODY_HEAD: Final = b"POST /v1/issue HTTP/1.1\r\nHost: x\r\nContent-Type: applica
 class Traffic:
     """All callers of one service; each `async` method is one visit, repeated by `keep_up`."""
 
-    def __init__(self, *, base_url: str, api_key: str, tally: Tally, chance: random.Random) -> None:
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        tally: Tally,
+        chance: random.Random,
+        steady_clock: Callable[[], float] = perf_counter,
+    ) -> None:
         self._base_url = base_url
         self._host, port = base_url.removeprefix("http://").split(":")
         self._port = int(port)
         self._headers = {"Authorization": f"Bearer {api_key}"}
         self._tally = tally
         self._chance = chance
+        self._steady_clock = steady_clock
         self._tokens: deque[tuple[str, str]] = deque(maxlen=TOKENS_KEPT)
         self._forge = Forge()
         self._session = aiohttp.ClientSession(
@@ -120,15 +131,16 @@ class Traffic:
 
     async def babbler(self) -> None:
         """A head that is none."""
-        started_s = perf_counter()
+        started_s = self._steady_clock()
         reply = await self._raw(self._chance.choice(list(MALFORMED.values())))
         self._heard("bad head", reply, started_s)
 
     async def sloth(self) -> None:
         """Half a head, or half a body, and then nothing."""
         half = self._chance.choice([b"GET /healthz HTTP/1.1\r\nHo", self._guarded(BODY_HEAD % 50) + b'{"pay'])
+        started_s = self._steady_clock()
         reply = await self._raw(half)
-        self._heard("stalled", reply, perf_counter())
+        self._heard("stalled", reply, started_s + STALLED_S)
         if b" 408 " not in reply[:20]:
             self._tally.fault("stalled", repr(reply[:20]))
 
@@ -149,9 +161,9 @@ class Traffic:
             self._tally.fault("valid refused", f"{subject}: {verified.get('reason')}")
 
     async def _at_gateway(self, token: str, subject: str) -> None:
-        started_s = perf_counter()
+        started_s = self._steady_clock()
         async with self._session.get(f"{self._base_url}/v1/auth", headers={"Cookie": f"guest={token}"}) as response:
-            self._tally.answered("auth", status=response.status, seconds=perf_counter() - started_s)
+            self._tally.answered("auth", status=response.status, seconds=self._steady_clock() - started_s)
             if response.headers.get("X-Guest-Id") != subject:
                 self._tally.fault("valid refused", f"auth, {response.status}: {subject}")
 
@@ -171,11 +183,11 @@ class Traffic:
         headers: dict[str, str] | None = None,
         **body: Any,
     ) -> tuple[int, dict[str, Any]]:
-        started_s = perf_counter()
+        started_s = self._steady_clock()
         given = {**self._headers, **(headers or {})}
         async with self._session.request(method, self._base_url + path, headers=given, **body) as response:
             raw = await response.read()
-        self._tally.answered(kind, status=response.status, seconds=perf_counter() - started_s, hostile=hostile)
+        self._tally.answered(kind, status=response.status, seconds=self._steady_clock() - started_s, hostile=hostile)
         return response.status, await response.json(content_type=None) if raw else {}
 
     async def _raw(self, sent: bytes) -> bytes:
@@ -192,7 +204,7 @@ class Traffic:
 
     def _heard(self, kind: str, reply: bytes, started_s: float) -> None:
         status = int(reply[9:12]) if reply[9:12].isdigit() else 0
-        self._tally.answered(kind, status=status, seconds=perf_counter() - started_s, hostile=True)
+        self._tally.answered(kind, status=status, seconds=self._steady_clock() - started_s, hostile=True)
 
     def _guarded(self, head: bytes) -> bytes:
         authorization = f"Authorization: {self._headers['Authorization']}\r\n\r\n"
