@@ -12,7 +12,22 @@ EXAMPLES ?= 1000
 LAW_EXAMPLES ?= 10000
 KILLS ?= 1000
 ROTATIONS ?= 50
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+PYTHONS ?= python3.11 python3.12 python3.13
+UV := uv==0.13.9
+
+# $(call install,VENV,WHAT,LOCK FILES): what is locked, by hash, into a virtual environment, which is made if need be.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..." >&2; exit 1; }
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+@echo "Installing $(2) into $(1) ..."
+@$(1)/bin/python $(PIP_INSTALL) --require-hashes $(3:%=-r requirements/%.txt)
+endef
+
+# $(call install-project,VENV): this project as it stands here, to be edited.
+define install-project
+@$(1)/bin/python $(PIP_INSTALL) --no-build-isolation --editable .
+endef
 
 .DEFAULT_GOAL := help
 
@@ -20,44 +35,32 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml
+	$(call install,$(VENV),the locked dependencies,run build)
+	$(call install-project,$(VENV))
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.made requirements/run.txt requirements/build.txt pyproject.toml
-	@echo "Installing the locked dependencies into $(VENV) ..."
-	@$(PIP_INSTALL) -r requirements/run.txt -r requirements/build.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.made requirements/dev.txt pyproject.toml
-	@echo "Installing the locked development dependencies into $(VENV) ..."
-	@$(PIP_INSTALL) -r requirements/dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+$(VENV)/.dev: requirements/dev.txt pyproject.toml
+	$(call install,$(VENV),the locked development dependencies,dev)
+	$(call install-project,$(VENV))
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	$(call install,$(VENV),the benchmarks' peer,bench)
+	@touch $@
 
 DEMO_VENV ?= .venv-demo
 
 $(DEMO_VENV)/.made: requirements/demo.txt
-	@test -x $(DEMO_VENV)/bin/python || $(PYTHON) -m venv $(DEMO_VENV)
-	@echo "Installing the shop's locked dependencies into $(DEMO_VENV) ..."
-	@$(DEMO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/demo.txt
+	$(call install,$(DEMO_VENV),the shop's locked dependencies,demo)
 	@touch $@
 
 GATEWAYS_VENV ?= .venv-gateways
 GATEWAYS_BIN := $(GATEWAYS_VENV)/bin
 
 $(GATEWAYS_VENV)/.made: requirements/gateways.txt pyproject.toml
-	@test -x $(GATEWAYS_BIN)/python || $(PYTHON) -m venv $(GATEWAYS_VENV)
-	@echo "Installing the locked gateways and frameworks into $(GATEWAYS_VENV) ..."
-	@$(GATEWAYS_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/gateways.txt
-	@$(GATEWAYS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
-	@echo "Installing the benchmarks' peer into $(VENV) ..."
-	@$(PIP_INSTALL) -r requirements/bench.txt
+	$(call install,$(GATEWAYS_VENV),the locked gateways and frameworks,gateways)
+	$(call install-project,$(GATEWAYS_VENV))
 	@touch $@
 
 .PHONY: run
@@ -66,6 +69,16 @@ run: $(VENV)/.run ## serve on 127.0.0.1:8080 with a keyring made on first start
 
 .PHONY: test
 test: lint types imports unit ## everything that main must pass
+
+# A Python that only a version manager's shim stands for counts as missing.
+.PHONY: test-pythons
+test-pythons: ## `make test` on each of PYTHONS="python3.11 python3.12 python3.13" that is here
+	@found=0; for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("{}.{}".format(*sys.version_info))' 2>/dev/null) \
+			|| { echo "$$python is not here: left out" >&2; continue; }; \
+		found=1; echo "== $$python"; \
+		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version || exit 1; \
+	done; [ $$found = 1 ] || { echo "none of these is here: $(PYTHONS)" >&2; exit 1; }
 
 .PHONY: lint
 lint: $(VENV)/.dev
@@ -165,8 +178,7 @@ mutation: $(VENV)/.dev ## sow faults into the modules that safety hangs on, MODU
 	@$(BIN)/python -m tests.mutation $(MODULES)
 
 $(AUDIT_VENV)/.made: requirements/audit.txt
-	@$(PYTHON) -m venv $(AUDIT_VENV)
-	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	$(call install,$(AUDIT_VENV),the locked auditors,audit)
 	@touch $@
 
 .PHONY: audit
@@ -184,17 +196,23 @@ format: $(VENV)/.dev ## put the code into its form
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	--no-emit-find-links --upgrade --quiet
 .PHONY: lock
-lock: $(VENV)/.made ## resolve the dependencies anew, for every supported Python, with hashes
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml -o requirements/run.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group dev -o requirements/dev.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet --group audit -o requirements/audit.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet --group build -c requirements/dev.txt -o requirements/build.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group demo --constraint requirements/dev.txt -o requirements/demo.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group gateways --constraint requirements/dev.txt -o requirements/gateways.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --upgrade --quiet pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
+lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python, with hashes
+	@$(BIN)/python $(PIP_INSTALL) $(UV)
+	$(LOCK) pyproject.toml -o requirements/run.txt
+	$(LOCK) pyproject.toml --group dev -o requirements/dev.txt
+	$(LOCK) --group audit -o requirements/audit.txt
+	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
+	$(LOCK) pyproject.toml --group demo -c requirements/dev.txt -o requirements/demo.txt
+	$(LOCK) pyproject.toml --group gateways -c requirements/dev.txt -o requirements/gateways.txt
+	$(LOCK) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
+# `data` holds keys and `.env` secrets: both stay.
 .PHONY: clean
-clean: ## remove what was built, but not data/
-	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build
+clean: ## remove what was built, but neither data/ nor .env
+	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(AUDIT_VENV) .venv-3.* $(EXPRESS)/node_modules
+	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
+	find service tests soak benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

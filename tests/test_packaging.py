@@ -1,7 +1,7 @@
 import re
+import stat
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import pytest
 import service
 
 ROOT = Path(__file__).parent.parent
+READERS = [f"tests/test_{name}.py" for name in ("containers", "docs", "examples", "merging_docs", "security_promises")]
+"""The tests that read the project's files and are quick; others read the same and serve as well."""
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +33,54 @@ def test_the_wheel_carries_every_module_the_types_marker_and_the_description(bui
     assert description == (ROOT / "openapi.yaml").read_bytes()
 
 
-def test_the_source_distribution_suffices_to_build_from(built: Path) -> None:
+@pytest.fixture(scope="module")
+def unpacked(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the source distribution unpacks to."""
     [source] = built.glob("*.tar.gz")
-    with tarfile.open(source) as archive:
-        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    folder = tmp_path_factory.mktemp("sdist")
+    subprocess.run(["tar", "-xzf", source, "-C", folder], check=True)  # noqa: S603, S607  # our own archive
+    [root] = folder.iterdir()
+    return root
 
-    assert {"pyproject.toml", "README.md", "LICENSE", "openapi.yaml", "service/openapi.yaml"} <= names
+
+def test_a_wheel_of_the_source_distribution_carries_the_description_itself(unpacked: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=unpacked, check=True)  # noqa: S603  # our own words
+
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        carried = archive.getinfo("service/openapi.yaml")
+
+        assert stat.S_ISREG(carried.external_attr >> 16)
+        assert archive.read(carried) == (ROOT / "openapi.yaml").read_bytes()
+
+
+def test_the_source_distribution_carries_all_that_its_tests_read(unpacked: Path) -> None:
+    pytest_there = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    for arguments in (["--collect-only"], READERS):
+        ended = subprocess.run(  # noqa: S603  # our own words
+            [*pytest_there, *arguments], cwd=unpacked, capture_output=True, text=True, check=False
+        )
+
+        assert ended.returncode == 0, ended.stdout
+
+
+def test_cleaning_removes_all_that_git_ignores_but_keys_and_secrets() -> None:
+    if not (ROOT / ".gitignore").exists():
+        pytest.skip("no git ignores anything in a source distribution")
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
+    shown = subprocess.run(["make", "--dry-run", "clean"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    removed = {word for line in shown.stdout.splitlines() for word in line.split()}
+
+    left = {name for name in ignored if not any(word == name or word.endswith(f"/{name}") for word in removed)}
+    assert left == {"data", ".env"}
+
+
+def test_the_tests_run_on_every_python_that_the_package_names() -> None:
+    named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    [listed] = re.findall(r"^PYTHONS \?= (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+
+    assert listed.split() == [f"python{version}" for version in named]
 
 
 def test_the_versions_agree() -> None:
