@@ -4,7 +4,6 @@ Pure: every move takes `now_s` and gives a new ring; knows nothing of files, Red
 every move and checked by `from_jwk_set`: exactly one key is active, at most one is next, and a revision only grows.
 """
 
-import base64
 import math
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -69,7 +68,11 @@ class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One signing key. `private` is its private JWK (RFC 7517), of a revoked key its public one; never in a `repr`."""
+    """One signing key. `private` is its private JWK (RFC 7517), of a revoked key its public one; never in a `repr`.
+
+    `revoked_before_s` of a key that came from another deployment refuses that deployment's guests of before then, as
+    the ring's own time does all of them. None for a key of this deployment.
+    """
 
     kid: str
     algorithm: Algorithm
@@ -80,6 +83,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     activated_at_s: int | None = None
     retired_at_s: int | None = None
     revoked_at_s: int | None = None
+    revoked_before_s: int | None = None
 
     def __repr__(self) -> str:
         return f"Key(kid={self.kid!r}, algorithm={self.algorithm!r}, state={self.state.value!r})"
@@ -243,19 +247,25 @@ def join(mine: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing
 def take_in(ring: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing:
     """The ring with the keys of another deployment's as retired: they verify here and do not sign.
 
-    Their revoked keys stay revoked, and the later revocation time holds for all.
+    Their revoked keys stay revoked. Their revocation time holds for the guests of their keys alone: one that refused
+    this one's could never be taken back. Taken in again, a ring brings what was revoked or retired there since.
 
     Raises:
         KeyringDamaged: where one `kid` names two different keys.
     """
-    known = {key.kid for key in ring.keys}
-    aside = tuple(
-        _moved(key, KeyState.RETIRED, now_s) if key.state in _SIGNING else key
-        for key in theirs.keys
-        if key.kid not in known
-    )
-    as_ours = msgspec.structs.replace(theirs, ring_id=ring.ring_id, revision=ring.revision - 1, keys=aside)
+    held = {key.kid: key for key in ring.keys}
+    brought = tuple(_brought(key, theirs, held=held.get(key.kid), now_s=now_s) for key in theirs.keys)
+    as_ours = msgspec.structs.replace(ring, revision=ring.revision - 1, keys=brought)
     return join(ring, as_ours, spare=spare, now_s=now_s)
+
+
+def _brought(key: Key, theirs: KeyRing, *, held: Key | None, now_s: float) -> Key:
+    """A key of another deployment as it is here. Of this one's own, which comes back, a revocation alone counts."""
+    if held is not None and held.revoked_before_s is None:
+        _check_same(held, key)
+        return held if key.state is not KeyState.REVOKED else msgspec.structs.replace(key, revoked_before_s=None)
+    aside = _moved(key, KeyState.RETIRED, now_s) if key.state in _SIGNING else key
+    return msgspec.structs.replace(aside, revoked_before_s=max(theirs.revoked_before_s, key.revoked_before_s or 0))
 
 
 # --- when ---
@@ -327,6 +337,7 @@ class _StoredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     activated_at: _Time | None = None
     retired_at: _Time | None = None
     revoked_at: _Time | None = None
+    revoked_before: _Time | None = None
     kty: Literal["EC", "RSA"]
     crv: Literal["P-256"] | None = None
     x: _Base64url | None = None
@@ -397,6 +408,7 @@ def _to_stored(key: Key) -> _StoredKey:
         activated_at=key.activated_at_s,
         retired_at=key.retired_at_s,
         revoked_at=key.revoked_at_s,
+        revoked_before=key.revoked_before_s,
         **_material_of(key),
     )
 
@@ -406,7 +418,7 @@ def _from_stored(stored: _StoredKey) -> Key:
     names = material.public if stored.state is KeyState.REVOKED else material.public + material.private
     if stored.kty != material.kty or any(getattr(stored, name) is None for name in names):
         raise KeyringDamaged(f"Key {stored.kid} is damaged: it is no whole {stored.alg} key.")
-    if material.kty == "EC" and any(len(_decoded(getattr(stored, name))) != _P256_BYTES for name in ("x", "y")):
+    if material.kty == "EC" and any(len(getattr(stored, name)) != _P256_CHARS for name in ("x", "y")):
         raise KeyringDamaged(f"Key {stored.kid} is damaged: its coordinates are not of 32 bytes each.")
     if getattr(stored, _SINCE[stored.state]) is None:
         raise KeyringDamaged(f"Key {stored.kid} is damaged: it is {stored.state.value}, but not since when.")
@@ -420,10 +432,12 @@ def _from_stored(stored: _StoredKey) -> Key:
         activated_at_s=stored.activated_at,
         retired_at_s=stored.retired_at,
         revoked_at_s=stored.revoked_at,
+        revoked_before_s=stored.revoked_before,
     )
 
 
-_P256_BYTES: Final = 32
+_P256_CHARS: Final = 43
+"""Of a coordinate of 32 bytes in base64url; no other number of characters stands for so many (RFC 7518, 6.2.1.2)."""
 _SINCE: Final[Mapping[KeyState, str]] = MappingProxyType(
     {
         KeyState.NEXT: "created_at",
@@ -440,10 +454,6 @@ def _check_states(ring: KeyRing) -> None:
         raise KeyringDamaged("The keyring is damaged: two keys have one kid.")
     if states.count(KeyState.ACTIVE) != 1 or states.count(KeyState.NEXT) > 1:
         raise KeyringDamaged("The keyring is damaged: it must have exactly one active key and at most one next.")
-
-
-def _decoded(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _material_of(key: Key) -> dict[str, Any]:
@@ -495,8 +505,7 @@ def _united(keys: Iterable[Key]) -> list[Key]:
 
 def _merged(one: Key, other: Key) -> Key:
     """What two records of one key say together: the further state, each step at its earliest, retired at the latest."""
-    if public_jwk(one) != public_jwk(other):
-        raise KeyringDamaged(f"Two different keys are named {one.kid}.")
+    _check_same(one, other)
     further = max(one, other, key=lambda key: _RANK[key.state])
     return msgspec.structs.replace(
         further,
@@ -505,7 +514,13 @@ def _merged(one: Key, other: Key) -> Key:
         activated_at_s=min(_given(one.activated_at_s, other.activated_at_s), default=None),
         retired_at_s=max(_given(one.retired_at_s, other.retired_at_s), default=None),
         revoked_at_s=min(_given(one.revoked_at_s, other.revoked_at_s), default=None),
+        revoked_before_s=max(_given(one.revoked_before_s, other.revoked_before_s), default=None),
     )
+
+
+def _check_same(one: Key, other: Key) -> None:
+    if public_jwk(one) != public_jwk(other):
+        raise KeyringDamaged(f"Two different keys are named {one.kid}.")
 
 
 _RANK: Final = MappingProxyType({state: rank for rank, state in enumerate(KeyState)})

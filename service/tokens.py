@@ -212,7 +212,7 @@ class Tokens:
             proven,
             issuers=self._policy.issuers,
             audience=(*self._policy.audience, *audience),
-            revoked_before_s=keys.ring.revoked_before_s,
+            revoked_before_s=max(keys.ring.revoked_before_s, key.revoked_before_s or 0),
             now_s=now_s,
         )
         return VerifiedToken(

@@ -1,4 +1,5 @@
 import json
+import os
 from typing import Any
 
 import msgspec
@@ -7,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import keyring
-from service.errors import IllegalMove, KeyringDamaged, KeyringForeign
-from service.keyring import KeyPolicy, KeyRing, KeyState
-from tests.doubles import make_test_key, make_test_ring
+from service.errors import IllegalMove, InvalidToken, KeyringDamaged, KeyringForeign
+from service.jose_codec import JoseCodec, make_key
+from service.keyring import Key, KeyPolicy, KeyRing, KeyState
+from service.keys import LoadedRing
+from service.settings import TokenPolicy
+from service.tokens import Tokens
+from tests.doubles import HandClock, make_test_key, make_test_ring
 
 DAY_S = 86_400
 POLICY = KeyPolicy(algorithm="ES256", max_lifetime_s=1_000, jwks_max_age_s=300, rotate_every_s=30 * DAY_S)
@@ -21,6 +26,29 @@ def states(ring: KeyRing) -> dict[str, str]:
 
 def rotated(ring: KeyRing, kid: str, *, now_s: float) -> KeyRing:
     return keyring.promote(keyring.stage(ring, make_test_key(kid, now_s=now_s)), now_s=now_s)
+
+
+def foreign_ring(kid: str, *, now_s: float) -> KeyRing:
+    return msgspec.structs.replace(make_test_ring(kid, now_s=now_s), ring_id="deployment-2")
+
+
+POLICY_OF_TOKENS = TokenPolicy(
+    issuers=("http://here",), audience=(), ttl_s=500, max_ttl_s=500, renew_after_s=100, max_token_bytes=3_800
+)
+
+
+def real_key(kid: str) -> Key:
+    return keyring.new_key(make_key("ES256"), kid=kid, algorithm="ES256", max_lifetime_s=500, now_s=0)
+
+
+class Loaded:
+    """A `ports.KeySource`."""
+
+    def __init__(self, ring: KeyRing) -> None:
+        self.hold(ring)
+
+    def hold(self, ring: KeyRing) -> None:
+        self.loaded = LoadedRing(ring=ring, codec=JoseCodec(ring), jwks=b"", etag="", max_lifetime_s=500)
 
 
 # --- the moves ---
@@ -165,8 +193,75 @@ def test_another_deployments_keys_verify_here_and_do_not_sign() -> None:
     taken = keyring.take_in(mine, theirs, spare=spare, now_s=200)
 
     assert states(taken) == {"a": "active", "b": "revoked", "c": "retired", "d": "retired"}
-    assert (taken.ring_id, taken.revision, taken.revoked_before_s) == ("deployment-1", 2, 80)
-    assert keyring.take_in(taken, theirs, spare=spare, now_s=300) is taken
+    assert (taken.ring_id, taken.revision) == ("deployment-1", 2)
+    assert keyring.take_in(taken, theirs, spare=spare, now_s=200) is taken
+    assert keyring.from_jwk_set(keyring.to_jwk_set(taken)) == taken
+
+
+def test_another_deployments_revocation_time_holds_for_its_own_guests_alone() -> None:
+    mine = keyring.revoke_before(make_test_ring("a", now_s=100), 50, now_s=100)
+    theirs = keyring.revoke_before(foreign_ring("b", now_s=90), 80, now_s=100)
+    spare = make_test_key("z", now_s=200)
+
+    taken = keyring.take_in(mine, theirs, spare=spare, now_s=200)
+    later = keyring.take_in(taken, keyring.revoke_before(theirs, 95, now_s=100), spare=spare, now_s=200)
+
+    assert taken.revoked_before_s == later.revoked_before_s == 50
+    assert [(key.kid, key.revoked_before_s) for key in taken.keys] == [("b", 80), ("a", None)]
+    assert [(key.kid, key.revoked_before_s) for key in later.keys] == [("b", 95), ("a", None)]
+    assert keyring.take_in(later, theirs, spare=spare, now_s=200) is later
+
+
+async def test_guests_of_both_deployments_are_held_against_their_own_revocation_time() -> None:
+    clock = HandClock(1_000)
+    own, foreign = (keyring.found(real_key(kid), ring_id=kid, derivation_secret=b"s" * 32, now_s=0) for kid in "ab")
+    source = Loaded(own)
+    tokens = Tokens(POLICY_OF_TOKENS, keys=source, clock=clock, random_bytes=os.urandom, observe=lambda _event: None)
+    issued = {}
+    for kid, ring in (("a", own), ("b", foreign)):
+        source.hold(ring)
+        issued[kid] = (await tokens.issue(payload={})).raw_token
+
+    theirs = keyring.revoke_before(foreign, 1_001, now_s=1_001)
+    source.hold(keyring.take_in(own, theirs, spare=real_key("z"), now_s=1_002))
+
+    assert (await tokens.verify(issued["a"])).key.kid == "a"
+    for _ in range(2):
+        with pytest.raises(InvalidToken) as caught:
+            await tokens.verify(issued["b"])
+        assert caught.value.reason == "revoked"
+
+
+def test_another_deployments_ring_brings_what_was_revoked_and_retired_there_since() -> None:
+    mine, theirs = make_test_ring("a", now_s=100), rotated(foreign_ring("b", now_s=90), "c", now_s=95)
+    spare = make_test_key("z", now_s=200)
+    taken = keyring.take_in(mine, theirs, spare=spare, now_s=200)
+
+    theirs = keyring.revoke(rotated(theirs, "d", now_s=300), "b", spare=spare, now_s=310)
+    again = keyring.take_in(taken, theirs, spare=spare, now_s=400)
+
+    assert states(again) == {"a": "active", "b": "revoked", "c": "retired", "d": "retired"}
+    assert {key.kid: key.retired_at_s for key in again.keys} == {"a": None, "b": 95, "c": 300, "d": 400}
+
+
+def test_another_key_of_a_known_name_is_not_taken_in() -> None:
+    mine, theirs = make_test_ring("a", now_s=100), foreign_ring("a", now_s=90)
+    spare = make_test_key("z", now_s=200)
+
+    with pytest.raises(KeyringDamaged, match="Two different keys are named a"):
+        keyring.take_in(mine, theirs, spare=spare, now_s=200)
+
+
+def test_of_this_deployments_own_keys_that_come_back_from_another_a_revocation_alone_counts() -> None:
+    mine = rotated(make_test_ring("a", now_s=100), "b", now_s=150)
+    spare = make_test_key("z", now_s=200)
+    theirs = keyring.take_in(foreign_ring("c", now_s=90), mine, spare=spare, now_s=200)
+    theirs = keyring.revoke(keyring.revoke_before(theirs, 180, now_s=200), "a", spare=spare, now_s=210)
+
+    back = keyring.take_in(mine, theirs, spare=spare, now_s=300)
+
+    assert states(back) == {"a": "revoked", "b": "active", "c": "retired"}
+    assert {key.kid: key.revoked_before_s for key in back.keys} == {"a": None, "b": None, "c": 180}
 
 
 # --- when ---
@@ -464,6 +559,8 @@ def test_a_keyring_cut_off_anywhere_is_damaged() -> None:
         ("alg", "HS256", "no keyring"),
         ("d", None, "no whole ES256 key"),
         ("x", "AAAA", "coordinates"),
+        ("x", "A" * 41, "coordinates"),
+        ("y", "A" * 44, "coordinates"),
         ("kid", "seventeen-letters", "no keyring"),
         ("extra", 1, "unknown field"),
         ("created_at", -1, "no keyring"),

@@ -188,7 +188,7 @@ def test_another_deployments_keys_come_in_only_when_asked_for_and_never_sign(run
     assert answer(run("import", "--foreign", "--json", "-", stdin=exported))["active"] == active
     keys = {key["kid"]: key["state"] for key in answer(run("list", "--json"))["keys"]}
     assert keys == {active: "active", theirs: "retired"}
-    assert answer(run("import", "--foreign", "--json", "-", stdin=exported))["revision"] == 2
+    assert run("import", "--foreign", "-", stdin=exported).stdout.startswith("0 keys came in")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"something else"])
