@@ -11,9 +11,9 @@ from jose.backends.ecdsa_backend import ECDSAECKey
 
 from service import jose_codec, keyring
 from service.claims import MAX_TOKEN_BYTES
-from service.errors import InvalidToken
+from service.errors import InvalidToken, KeyringDamaged
 from service.jose_codec import JoseCodec, encoded_header, inspect, make_key
-from service.keyring import Algorithm, KeyRing
+from service.keyring import Algorithm, KeyRing, KeyState
 from tests.security.forge import forge, segment
 
 NOW_S = 1_800_000_000
@@ -75,6 +75,33 @@ def test_a_ring_without_an_active_key_verifies_and_signs_nothing() -> None:
     assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
     with pytest.raises(ValueError, match="without an active key"):
         codec.sign(b"{}")
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_the_private_part_of_the_active_key_alone_is_loaded(algorithm: Algorithm) -> None:
+    made = forge()
+    ring = made.ring
+    broken = tuple(
+        key if key.kid == made.active.kid else msgspec.structs.replace(key, private={**key.private, "d": "AQ"})
+        for key in ring.keys
+    )
+    codec = JoseCodec(msgspec.structs.replace(ring, keys=broken))
+
+    assert codec.verify(codec.sign(b"{}"))[0].kid == made.active.kid
+    assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
+    damaged = ring_of({**make_key(algorithm), "d": "AQ"}, algorithm=algorithm)
+    with pytest.raises(KeyringDamaged, match=f"its numbers make no {algorithm} key"):
+        JoseCodec(damaged)
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_a_key_that_does_not_sign_is_loaded_without_its_private_part(algorithm: Algorithm) -> None:
+    ring = ring_of(make_key(algorithm), algorithm=algorithm)
+    public = msgspec.structs.replace(ring.active, state=KeyState.RETIRED, private=dict(keyring.public_jwk(ring.active)))
+
+    codec = JoseCodec(msgspec.structs.replace(ring, keys=(public,)))
+
+    assert codec.verify(JoseCodec(ring).sign(b"{}"))[0] == public
 
 
 def test_the_size_limit_holds_to_the_byte_and_counts_bytes_not_characters() -> None:
