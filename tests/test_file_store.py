@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import os
 import subprocess
@@ -168,3 +169,94 @@ def test_a_file_of_somebody_else_is_told(store: FileStore) -> None:
 
     with pytest.raises(StoreUnavailable, match="Permission denied"):
         store.read()
+
+
+# --- what lasts ---
+
+
+class Disk:
+    """Takes note of what is synced, by name, and fails where a test wants it to."""
+
+    def __init__(self) -> None:
+        self.synced: list[str] = []
+        self.fails_with: dict[str, int] = {}
+
+    def sync(self, descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        self.synced.append(name)
+        if name in self.fails_with:
+            raise OSError(self.fails_with[name], os.strerror(self.fails_with[name]))
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def watched(tmp_path: Path, disk: Disk) -> FileStore:
+    return FileStore(tmp_path / "some" / "keys", sync=disk.sync)
+
+
+def test_a_write_syncs_the_new_folders_the_file_and_its_folder(watched: FileStore, disk: Disk, tmp_path: Path) -> None:
+    put(watched, b"one")
+
+    assert disk.synced == ["some", tmp_path.name, "keyring.json.new", "keys"]
+
+
+def test_what_is_read_lasts_also_where_a_change_leaves_it(watched: FileStore, disk: Disk) -> None:
+    put(watched, b"one")
+    disk.synced.clear()
+    watched.read()
+    assert disk.synced == ["keyring.json", "keys"]
+
+    disk.synced.clear()
+    watched.update(lambda _: None)
+    assert disk.synced == ["keyring.json", "keys"]
+
+
+@pytest.mark.parametrize("place", ["keyring.json", "keys"])
+def test_what_the_disk_fails_to_keep_is_not_answered(watched: FileStore, disk: Disk, place: str) -> None:
+    put(watched, b"one")
+    disk.fails_with = {place: errno.EIO}
+
+    with pytest.raises(StoreUnavailable, match="Input/output error"):
+        watched.read()
+    with pytest.raises(StoreUnavailable, match="Input/output error"):
+        watched.update(lambda _: None)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EINVAL])
+def test_a_disk_that_knows_no_sync_is_read_all_the_same(watched: FileStore, disk: Disk, code: int) -> None:
+    put(watched, b"one")
+    disk.fails_with = {"keyring.json": code, "keys": code}
+
+    assert watched.read() == b"one"
+
+
+# --- whose it is ---
+
+NOBODY = 65_534
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
+
+
+def owners(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_uid for path in folder.iterdir()}
+
+
+@only_root
+def test_what_root_makes_is_left_to_the_folders_owner(tmp_path: Path) -> None:
+    os.chown(tmp_path, NOBODY, NOBODY)
+    put(FileStore(tmp_path), b"one")
+
+    assert owners(tmp_path) == {"keyring.json": NOBODY, "keyring.lock": NOBODY}
+
+
+@only_root
+def test_what_root_replaces_stays_with_its_owner(tmp_path: Path) -> None:
+    put(FileStore(tmp_path), b"one")
+    os.chown(tmp_path / "keyring.json", NOBODY, NOBODY)
+    put(FileStore(tmp_path), b"two")
+
+    assert owners(tmp_path) == {"keyring.json": NOBODY, "keyring.lock": NOBODY}
+    assert (tmp_path / "keyring.json").stat().st_mode & 0o777 == 0o600
