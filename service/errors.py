@@ -184,3 +184,9 @@ class CacheUnavailable(KeyringError):
     """Redis cannot be reached, or did not answer in time."""
 
     code = "cache_unavailable"
+
+
+class CacheEmpty(KeyringError):
+    """Redis answers, and holds no keyring."""
+
+    code = "cache_empty"

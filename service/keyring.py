@@ -5,7 +5,7 @@ every move and checked by `from_jwk_set`: exactly one key is active, at most one
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from enum import StrEnum
 from itertools import groupby
 from types import MappingProxyType
@@ -131,14 +131,17 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_key(private: dict[str, Any], *, kid: str, algorithm: Algorithm, max_lifetime_s: int, now_s: float) -> Key:
-    """A key that was just made, not yet in any ring."""
+    """A key that was just made, not yet in any ring.
+
+    Its time is rounded up, so that a lead counted from it is never too short.
+    """
     return Key(
         kid=kid,
         algorithm=algorithm,
         state=KeyState.NEXT,
         private=private,
         max_lifetime_s=max_lifetime_s,
-        created_at_s=int(now_s),
+        created_at_s=math.ceil(now_s),
     )
 
 
@@ -176,13 +179,13 @@ def promote(ring: KeyRing, *, now_s: float) -> KeyRing:
     return _changed(ring, (_moved(key, moves[key.kid], now_s) if key.kid in moves else key for key in ring.keys))
 
 
-def revoke(ring: KeyRing, kid: str, *, spare: Key, now_s: float) -> KeyRing:
+def revoke(ring: KeyRing, kid: str, *, spare: Key | None, now_s: float) -> KeyRing:
     """Refuses every token of one key from now on and forgets its private part.
 
     Where it is the active one, the staged key, or else `spare`, signs in its stead.
 
     Raises:
-        IllegalMove: where there is no such key or it is revoked already.
+        IllegalMove: where there is no such key, it is revoked already, or none is left to sign.
     """
     if all(key.kid != kid for key in ring.keys):
         raise IllegalMove(f"There is no key {kid}.")
@@ -214,28 +217,41 @@ def allow_lifetime(ring: KeyRing, max_lifetime_s: int) -> KeyRing:
     return ring if keys == ring.keys else _changed(ring, keys)
 
 
-def drop_dead(ring: KeyRing, *, now_s: float) -> KeyRing:
-    """Leaves out the retired keys that no live token can bear."""
-    keys = tuple(key for key in ring.keys if not _is_dead(key, now_s))
-    return ring if keys == ring.keys else _changed(ring, keys)
+def dead(ring: KeyRing, *, now_s: float) -> frozenset[str]:
+    """The names of the retired keys that no live token can bear. Revoked keys stay on record."""
+    return frozenset(
+        key.kid
+        for key in ring.keys
+        if key.state is KeyState.RETIRED and key.safe_to_drop_from_s is not None and key.safe_to_drop_from_s <= now_s
+    )
 
 
-def join(mine: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing:
+def drop_dead(ring: KeyRing, kids: Container[str], *, now_s: float) -> KeyRing:
+    """Leaves out those of the named keys that no live token can bear."""
+    dropped = {kid for kid in dead(ring, now_s=now_s) if kid in kids}
+    return _changed(ring, (key for key in ring.keys if key.kid not in dropped)) if dropped else ring
+
+
+def join(
+    mine: KeyRing, theirs: KeyRing, *, spare: Key | None, now_s: float, gone: Container[str] = frozenset()
+) -> KeyRing:
     """What two rings of one deployment know together: no key is lost, the further state of each holds.
 
     Answers the newer one as it is where that says it all, else a ring with a revision above both. Where both have an
     active key, the one activated last signs on; where none is left, the staged one or else `spare`. Both sides come to
-    the same ring, whoever joins first.
+    the same ring, whoever joins first. `gone`: keys that are known to be dead, and need not come back once one side has
+    dropped them; the clock is not asked, as it may be wrong by a decade.
 
     Raises:
         KeyringForeign: where they are of two deployments.
         KeyringDamaged: where one `kid` names two different keys.
+        IllegalMove: where no key is left to sign, and there is no `spare`.
     """
     if mine.ring_id != theirs.ring_id:
         raise KeyringForeign(f"The keyring is of deployment {theirs.ring_id}, not {mine.ring_id}.")
     newer, older = (mine, theirs) if mine.revision >= theirs.revision else (theirs, mine)
     held = {key.kid for key in newer.keys}
-    brought = (key for key in older.keys if key.kid in held or not _is_dead(key, now_s))
+    brought = (key for key in older.keys if key.kid in held or key.kid not in gone)
     keys = _with_one_active(_united((*newer.keys, *brought)), spare=spare, now_s=now_s)
     revoked_before_s = max(mine.revoked_before_s, theirs.revoked_before_s)
     says_it_all = (keys, revoked_before_s) == (newer.keys, newer.revoked_before_s)
@@ -244,7 +260,28 @@ def join(mine: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing
     return _changed(newer, keys, revoked_before_s=revoked_before_s)
 
 
-def take_in(ring: KeyRing, theirs: KeyRing, *, spare: Key, now_s: float) -> KeyRing:
+def needs_spare(mine: KeyRing, theirs: KeyRing) -> bool:
+    """Whether two rings together leave no key that signs or will; raises `KeyringDamaged` as `join`."""
+    return all(key.state not in _SIGNING for key in _united((*mine.keys, *theirs.keys)))
+
+
+def loses(ring: KeyRing, held: KeyRing, *, gone: Container[str]) -> bool:
+    """Whether `ring` lacks a key or a revocation of `held`, and so cannot have come of it by any move."""
+    now = {key.kid: key for key in ring.keys}
+    return ring.revoked_before_s < held.revoked_before_s or any(
+        _is_lost(key, now.get(key.kid)) for key in held.keys if key.kid not in gone
+    )
+
+
+def _is_lost(key: Key, now: Key | None) -> bool:
+    return (
+        now is None
+        or (key.state is KeyState.REVOKED and now.state is not KeyState.REVOKED)
+        or (now.revoked_before_s or 0) < (key.revoked_before_s or 0)
+    )
+
+
+def take_in(ring: KeyRing, theirs: KeyRing, *, spare: Key | None, now_s: float) -> KeyRing:
     """The ring with the keys of another deployment's as retired: they verify here and do not sign.
 
     Their revoked keys stay revoked. Their revocation time holds for the guests of their keys alone: one that refused
@@ -278,9 +315,14 @@ def promotion_due_at_s(ring: KeyRing, policy: KeyPolicy) -> int | None:
 
 def staging_due_at_s(ring: KeyRing, policy: KeyPolicy) -> int | None:
     """From when a next key is to be staged by itself; None where none is."""
-    if policy.rotate_every_s == 0 or ring.staged is not None or len(ring.published) >= MOST_PUBLISHED_KEYS:
+    if policy.rotate_every_s == 0 or ring.staged is not None or is_full(ring):
         return None
     return (ring.active.activated_at_s or 0) + policy.rotate_every_s - policy.publication_lead_s
+
+
+def is_full(ring: KeyRing) -> bool:
+    """Whether no further key is to be published by itself."""
+    return len(ring.published) >= MOST_PUBLISHED_KEYS
 
 
 def least_rotation_s(policy: KeyPolicy) -> int:
@@ -488,12 +530,6 @@ def _in_order(keys: Iterable[Key]) -> tuple[Key, ...]:
     return tuple(sorted(keys, key=lambda key: (key.created_at_s, key.kid)))
 
 
-def _is_dead(key: Key, now_s: float) -> bool:
-    """Whether a retired key is safe to drop. Revoked keys stay on record."""
-    safe_from_s = key.safe_to_drop_from_s
-    return key.state is KeyState.RETIRED and safe_from_s is not None and safe_from_s <= now_s
-
-
 def _united(keys: Iterable[Key]) -> list[Key]:
     """One key for each `kid`."""
     by_kid = groupby(sorted(keys, key=lambda key: key.kid), key=lambda key: key.kid)
@@ -530,13 +566,15 @@ def _given(*times_s: int | None) -> list[int]:
     return [time_s for time_s in times_s if time_s is not None]
 
 
-def _with_one_active(keys: list[Key], *, spare: Key, now_s: float) -> tuple[Key, ...]:
+def _with_one_active(keys: list[Key], *, spare: Key | None, now_s: float) -> tuple[Key, ...]:
     """Of several active or next keys the latest stays; where none is active, the next or else `spare` becomes it."""
     active, staged = _latest(keys, KeyState.ACTIVE), _latest(keys, KeyState.NEXT)
     aside = [key for key in keys if key.state in _SIGNING and key not in (active, staged)]
     kept = {key.kid: key for key in keys} | {key.kid: _moved(key, KeyState.RETIRED, now_s) for key in aside}
     if active is None:
         successor = staged or spare
+        if successor is None:
+            raise IllegalMove("No key is left to sign.")
         kept[successor.kid] = _moved(successor, KeyState.ACTIVE, now_s)
     return _in_order(kept.values())
 

@@ -1,25 +1,29 @@
 """The running process's keys: load, make on first start, adopt, follow, rotate when due, put back.
 
 A keeper has the ring from its file and keeps the copy in the cache alike; a follower has it from the cache alone and
-never writes. Requests read `Keys.loaded` and wait for nothing. Invariants: what is signed with is durable; a ring older
-than the one held, or another deployment's, is never taken; a file that vanishes, is damaged or goes back in time under
-the process is left alone, and the process goes on with the ring it holds.
+never writes. Requests read `Keys.loaded` and wait for nothing. Invariants: what is signed with is durable, in the file
+or with the keeper that made it; no key and no revocation that is held is ever lost to another ring, nor is another
+deployment's taken; a file that vanishes or is damaged under the process is left alone, and the process goes on with the
+ring it holds, and with what other keepers put into the cache.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from service import keyring
 from service.errors import (
+    CacheEmpty,
     CacheUnavailable,
+    IllegalMove,
     KeyringDamaged,
     KeyringError,
     KeyringForeign,
@@ -40,16 +44,31 @@ CACHE_POLL_S: Final = 1.0
 DROP_PATIENCE_S: Final = 3_600
 """A key must have been safe to drop for that long by the steady clock: a wall clock that jumps into the next decade for
 a moment must not cost anybody their key."""
-FOUNDING_PATIENCE_S: Final = 5.0
-"""For how long Redis must be seen empty after it could not be seen. One that comes back empty gets its ring again from
-a running keeper within 2 s; a keeper with an empty folder must not found another deployment before that."""
+AGREED_DEAD_S: Final = DROP_PATIENCE_S / 2
+"""A key seen dead for so long need not be brought back after another keeper has dropped it. Less than the patience, as
+clocks and starts differ: else each of two keepers would bring back what the other dropped."""
+FOUNDING_PATIENCE_S: Final = 3.0
+"""For how long Redis must be seen empty. One that was emptied gets its ring again from a running keeper within 2 s; a
+keeper with an empty folder must not found another deployment before that."""
 LEAST_BETWEEN_PUTS_S: Final = 0.5
 """Two deployments on one Redis would else overwrite each other as fast as notifications go."""
 
 REFUSALS: Final = (KeyringDamaged, KeyringForeign, KeyringOlder, WrongSecret)
 """Why a ring that was found in the file or in Redis is not taken."""
 
+T = TypeVar("T")
 Role = Literal["keeper", "follower"]
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a process looks, and for how long Redis must be seen empty before a first ring is made; seconds."""
+
+    file_poll_s: float = FILE_POLL_S
+    cache_poll_s: float = CACHE_POLL_S
+    founding_patience_s: float = FOUNDING_PATIENCE_S
+
+
+DEFAULT_PACE: Final = Pace()
 
 
 class LoadedRing(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +109,7 @@ class Keys:
         copy: RingCopy | None,
         clock: Clock,
         steady_clock: Clock,
-        file_poll_s: float = FILE_POLL_S,
-        cache_poll_s: float = CACHE_POLL_S,
+        pace: Pace = DEFAULT_PACE,
     ) -> None:
         """`clock` tells Unix time and may jump; `steady_clock` never goes back and may start anywhere (seconds)."""
         self.loaded: LoadedRing | None = None
@@ -101,16 +119,23 @@ class Keys:
         self._copy = copy
         self._clock = clock
         self._steady_clock = steady_clock
-        self._file_poll_s = file_poll_s
-        self._cache_poll_s = cache_poll_s
+        self._pace = pace
+        self._founder = mint.founder()
+        self._empty_since: float | None = None
         self._stamp: object = None
+        self._filed: KeyRing | None = None
         self._since: dict[str, float] = {}
+        self._gone: set[str] = set()
         self._confirmed_at: float | None = None
         self._copy_revision = 0
         self._copy_seen = False
-        self._obscured_at = self._put_at = -math.inf
+        self._put_at = -math.inf
         self._changed = asyncio.Event()
-        self._health = {"file": "off" if file is None else "unread", "redis": "off" if copy is None else "unread"}
+        self._health = {
+            "file": "off" if file is None else "unread",
+            "redis": "off" if copy is None else "unread",
+            "rotation": "ok",
+        }
         self._problems: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
 
@@ -159,7 +184,7 @@ class Keys:
 
     async def _run_file(self) -> None:
         while True:
-            await asyncio.sleep(self._file_poll_s)
+            await asyncio.sleep(self._pace.file_poll_s)
             await _going_on(self._tend_file)
 
     async def _tend_file(self) -> None:
@@ -182,7 +207,7 @@ class Keys:
         if ring is None:
             ring = await self._first_ring(file)
         await self._take(ring)
-        self._stamp = stamp
+        self._stamp, self._filed = stamp, ring
         await asyncio.to_thread(file.seal_anew)
 
     async def _first_ring(self, file: RingFile) -> KeyRing:
@@ -191,55 +216,80 @@ class Keys:
         An unmounted volume must not log every guest out: so whatever stands in the way of knowing raises.
         """
         if self._copy is None:
-            return await asyncio.to_thread(file.update, self._found)
+            return await asyncio.to_thread(file.update, partial(self._first_of, None))
         theirs = await self._look_before_founding(self._copy)
         if theirs is not None:
-            log.info("the folder is empty: adopting the ring in redis, revision %d", theirs.revision)
-            return await asyncio.to_thread(file.update, lambda current: current or theirs)
-        if not await self._copy.claim():
+            return await asyncio.to_thread(file.update, partial(self._first_of, theirs))
+        if not await self._answer(self._copy.claim(self._founder)):
             raise KeyringError("Another keeper is making the first keyring; waiting for it.")
-        return await asyncio.to_thread(file.update, self._found)
+        try:
+            theirs = await self._answer(self._copy.get())  # it may have been put back while the claim was on its way
+            return await asyncio.to_thread(file.update, partial(self._first_of, theirs))
+        except KeyringError:
+            with contextlib.suppress(CacheUnavailable):
+                await self._copy.release(self._founder)
+            raise
 
     async def _look_before_founding(self, copy: RingCopy) -> KeyRing | None:
+        """The ring in the cache, or None where it has been seen empty for long enough, without a break."""
+        theirs = await self._answer(copy.get())
+        now = self._steady_clock()
+        self._empty_since = now if self._empty_since is None else self._empty_since
+        if theirs is None and now - self._empty_since < self._pace.founding_patience_s:
+            raise KeyringError("The folder of the keyring is empty, and so is Redis; a running keeper may yet fill it.")
+        return theirs
+
+    async def _answer(self, answer: Awaitable[T]) -> T:
         try:
-            theirs = await copy.get()
+            answered = await answer
         except KeyringError as error:
             self._note("redis", error)
-            self._obscured_at = self._steady_clock()
+            self._empty_since = None
             raise KeyringError(
                 f"The folder of the keyring is empty, and Redis cannot tell whether there is one: {error.detail}"
             ) from error
-        if theirs is None and self._steady_clock() - self._obscured_at < FOUNDING_PATIENCE_S:
-            raise KeyringError("The folder of the keyring is empty; waiting for a running keeper to fill Redis again.")
-        return theirs
+        self._note_good("redis")
+        return answered
 
-    def _found(self, current: KeyRing | None) -> KeyRing:
-        return current or self._mint.ring(now_s=self._clock())
+    def _first_of(self, theirs: KeyRing | None, current: KeyRing | None) -> KeyRing:
+        """What another process has put into the folder meanwhile, or `theirs`, or a new deployment's ring."""
+        if current is None and theirs is not None:
+            log.info("the folder is empty: adopting the ring in redis, revision %d", theirs.revision)
+        return current or theirs or self._mint.ring(self._clock)
 
     async def _follow_file(self, file: RingFile, held: KeyRing) -> None:
         stamp = await asyncio.to_thread(file.stamp)
-        if stamp == self._stamp:
+        if stamp == self._stamp and self._filed == held:
             self._confirmed_at = self._steady_clock()
             return
-        ring = self._same(held, await asyncio.to_thread(file.read))
+        current = await asyncio.to_thread(file.read)
+        ring = self._with_held(held, current)
+        if ring != current:
+            ring = await asyncio.to_thread(file.update, partial(self._with_held, held))
+            log.info("the file lacked what this process holds: joined it into the file, revision %d", ring.revision)
         await self._take(ring)
-        self._stamp = stamp
+        self._stamp, self._filed = stamp, ring
 
-    def _same(self, held: KeyRing, current: KeyRing | None) -> KeyRing:
-        """What is in the file now, unless it is not this process's ring any more."""
+    def _with_held(self, held: KeyRing, current: KeyRing | None) -> KeyRing:
+        """What is in the file, and what is held: the file may have been rolled back, and changed since."""
         if current is None:
             raise StoreUnavailable("The keyring's file has vanished; going on with the ring in memory.")
-        _refuse_rollback(held, current)
-        return current
+        return self._together(current, held)
+
+    def _together(self, mine: KeyRing, theirs: KeyRing) -> KeyRing:
+        """Two rings joined, for the file; in a thread, as it may have to make a key."""
+        spare = self._mint.key(self._clock) if keyring.needs_spare(mine, theirs) else None
+        return keyring.join(mine, theirs, spare=spare, now_s=self._clock(), gone=self._gone)
 
     async def _move_on(self, file: RingFile, held: KeyRing) -> None:
         """Does what is due, decided again under the lock, as another replica may have done it meanwhile."""
         self._watch(held)
+        self._tell_if_full(held)
         if self._due(held) is None:
             return
 
         def decide(current: KeyRing | None) -> KeyRing:
-            ring = self._same(held, current)
+            ring = self._with_held(held, current)
             move = self._due(ring)
             return ring if move is None else move(ring)
 
@@ -247,6 +297,7 @@ class Keys:
         if ring.revision != held.revision:
             self._counts["moves"] += 1
         await self._take(ring)
+        self._filed = ring
 
     def _due(self, ring: KeyRing) -> Callable[[KeyRing], KeyRing] | None:
         """The first move that is due, if any."""
@@ -257,10 +308,9 @@ class Keys:
             return partial(keyring.promote, now_s=now_s)
         staging_due_at_s = keyring.staging_due_at_s(ring, self._policy)
         if staging_due_at_s is not None and staging_due_at_s <= now_s:
-            return lambda ring: keyring.stage(ring, self._mint.key(now_s=now_s))
-        if self._seen_for_s("dead keys") >= DROP_PATIENCE_S:
-            return partial(keyring.drop_dead, now_s=now_s)
-        return None
+            return lambda ring: keyring.stage(ring, self._mint.key(self._clock))
+        dead = {kid for kid in keyring.dead(ring, now_s=now_s) if self._seen_for_s(kid) >= DROP_PATIENCE_S}
+        return partial(keyring.drop_dead, kids=dead, now_s=now_s) if dead else None
 
     def _may_sign(self, staged: keyring.Key, now_s: float) -> bool:
         """Whether the staged key has been published for its lead by both clocks.
@@ -272,23 +322,30 @@ class Keys:
         return not 0 <= now_s - staged.created_at_s < lead_s and self._seen_for_s(staged.kid) >= lead_s
 
     def _watch(self, ring: KeyRing) -> None:
-        """Keeps, by the steady clock, since when each thing that needs patience has been seen without a break."""
-        seen = {ring.staged.kid} if ring.staged else set()
-        if keyring.drop_dead(ring, now_s=self._clock()) is not ring:
-            seen.add("dead keys")
+        """Keeps, by the steady clock, since when each key has been staged, or dead, without a break."""
+        dead = keyring.dead(ring, now_s=self._clock())
         now = self._steady_clock()
-        self._since = {name: self._since.get(name, now) for name in seen}
+        seen = dead | {ring.staged.kid} if ring.staged else dead
+        self._since = {kid: self._since.get(kid, now) for kid in seen}
+        self._gone |= {kid for kid in dead if self._seen_for_s(kid) >= AGREED_DEAD_S}
 
-    def _seen_for_s(self, name: str) -> float:
+    def _tell_if_full(self, ring: KeyRing) -> None:
+        if self._policy.rotate_every_s and ring.staged is None and keyring.is_full(ring):
+            most = keyring.MOST_PUBLISHED_KEYS
+            self._note("rotation", IllegalMove(f"The JWKS has {most} keys: no key is rotated by itself any more."))
+        else:
+            self._note_good("rotation")
+
+    def _seen_for_s(self, kid: str) -> float:
         now = self._steady_clock()
-        return now - self._since.get(name, now)
+        return now - self._since.get(kid, now)
 
     # --- the copy in the cache ---
 
     async def _run_copy(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._cache_poll_s):
+                async with asyncio.timeout(self._pace.cache_poll_s):
                     await self._changed.wait()
             except TimeoutError:
                 pass
@@ -298,11 +355,12 @@ class Keys:
     async def _listen(self, copy: RingCopy) -> None:
         async def heed_changes() -> None:
             async for _ in copy.changes():
+                self._empty_since = None  # somebody has put a ring, even where it is gone again by now
                 self._changed.set()
 
         while True:
             await _going_on(heed_changes)
-            await asyncio.sleep(self._cache_poll_s)
+            await asyncio.sleep(self._pace.cache_poll_s)
 
     async def _tend_copy(self) -> None:
         """One look at the copy: a follower takes it, a keeper puts it right."""
@@ -313,8 +371,6 @@ class Keys:
                 await self._adopt(self._copy)
             elif self.loaded is not None:
                 await self._put_right(self._copy, self._file, self.loaded.ring)
-        except StoreUnavailable as error:
-            self._note("file", error)
         except KeyringError as error:
             self._note("redis", error)
         else:
@@ -323,10 +379,22 @@ class Keys:
     async def _adopt(self, copy: RingCopy) -> None:
         ring = await copy.get()
         if ring is None:
-            raise CacheUnavailable("Redis holds no keyring.")
-        if self.loaded is not None:
-            _refuse_rollback(self.loaded.ring, ring)
-        await self._take(ring)
+            raise CacheEmpty("Redis holds no keyring.")
+        await self._take(ring if self.loaded is None else self._following(self.loaded.ring, ring))
+
+    def _following(self, held: KeyRing, theirs: KeyRing) -> KeyRing:
+        """What to hold in memory after `held`: `theirs`, and what it has lost.
+
+        It may come from a file that was rolled back and then changed. Then this process is a revision ahead of the
+        others, which the alert on replicas apart tells, until a keeper that knows as much has mended the file. Only
+        keys that were durable sign: none is made here.
+        """
+        _refuse_rollback(held, theirs)
+        now_s = self._clock()
+        gone = keyring.dead(held, now_s=now_s)
+        if not keyring.loses(theirs, held, gone=gone):
+            return theirs
+        return keyring.join(theirs, held, spare=None, now_s=now_s, gone=gone)
 
     async def _put_right(self, copy: RingCopy, file: RingFile, held: KeyRing) -> None:
         """Makes the copy equal to the file, or joins into the file what a keeper on another volume knows."""
@@ -361,13 +429,14 @@ class Keys:
 
     async def _join(self, file: RingFile, held: KeyRing, theirs: KeyRing) -> KeyRing:
         def decide(current: KeyRing | None) -> KeyRing:
-            mine = self._same(held, current)
-            if mine == theirs:
-                return mine
-            now_s = self._clock()
-            return keyring.join(mine, theirs, spare=self._mint.key(now_s=now_s), now_s=now_s)
+            return self._together(self._with_held(held, current), theirs)
 
-        joined = await asyncio.to_thread(file.update, decide)
+        try:
+            joined = self._filed = await asyncio.to_thread(file.update, decide)
+        except KeyringError:
+            # What is wrong with the file is told where it is followed, and a revocation must not wait for that. The
+            # ring is durable at the keeper that made it.
+            joined = self._following(held, theirs)
         await self._take(joined)
         return joined
 
@@ -376,10 +445,10 @@ class Keys:
     async def _take(self, ring: KeyRing) -> None:
         """Makes the ring ready and holds it, unless a newer one came first."""
         self._confirmed_at = self._steady_clock()
-        if self.loaded is not None and ring.revision <= self.loaded.ring.revision:
+        if self._is_behind(ring):
             return
         loaded = await asyncio.to_thread(self._load, ring)
-        if self.loaded is not None and ring.revision <= self.loaded.ring.revision:
+        if self._is_behind(ring):
             return
         self.loaded = loaded
         self._counts["taken"] += 1
@@ -387,6 +456,9 @@ class Keys:
         log.info(
             "holding revision %d of the keyring: %s signs, %d keys", ring.revision, ring.active.kid, len(ring.keys)
         )
+
+    def _is_behind(self, ring: KeyRing) -> bool:
+        return self.loaded is not None and (ring.revision < self.loaded.ring.revision or ring == self.loaded.ring)
 
     def _load(self, ring: KeyRing) -> LoadedRing:
         jwks = keyring.public_jwks(ring)

@@ -78,12 +78,13 @@ def rotate(load_settings: SettingsLoader, now: bool, as_json: bool) -> None:  # 
 
     Until then the command can be repeated: it tells when the key will sign. A running service lets it sign by itself.
 
-    With --now it signs at once. Verifiers that cache the JWKS may refuse new tokens until their cache ends
-    (GUEST_JWKS_MAX_AGE seconds, with some verifiers longer). To stop a stolen key, revoke it.
+    With --now it signs 2 seconds later, once the running services know it. Verifiers that cache the JWKS may refuse new
+    tokens until their cache ends (GUEST_JWKS_MAX_AGE seconds, with some verifiers longer). To stop a stolen key, revoke
+    it.
     """
     settings = load_settings()
     done = _run(settings, lambda operations: operations.rotate_now() if now else operations.rotate())
-    _report(done, as_json=as_json, text=_rotation(done, settings.keys) + (_risk(settings.keys) if now else ""))
+    _report(done, as_json=as_json, text=_rotation(done, settings.keys), risk=_risk(settings.keys) if now else None)
 
 
 @keys.command(short_help="Refuse all tokens of a key, or guests from before a time.")
@@ -94,15 +95,18 @@ def rotate(load_settings: SettingsLoader, now: bool, as_json: bool) -> None:  # 
 def revoke(load_settings: SettingsLoader, kid: str | None, before: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Refuse every token of the key KID, or every guest from before a time. This cannot be undone.
 
-    Where KID is the key that signs, the staged key or a fresh one signs in its stead at once. Verifiers that work
-    offline see a revoked key vanish only when their cache of the JWKS ends, and do not see a revocation by time.
+    Where KID is the key that signs, the staged key or a fresh one signs in its stead, and KID is revoked 2 seconds
+    later, once the running services know the other. Verifiers that work offline see a revoked key vanish only when
+    their cache of the JWKS ends, and do not see a revocation by time.
     """
     if (kid is None) == (before is None):
         raise click.UsageError("Give either KID or --before TIME.")
     settings = load_settings()
     if kid is not None:
         done = _run(settings, lambda operations: operations.revoke(kid))
-        _report(done, as_json=as_json, text=_revocation(done, kid, settings.keys))
+        signed = done.before is not None and done.before.active.kid == kid
+        risk = _risk(settings.keys) if signed else None
+        _report(done, as_json=as_json, text=_revocation(done, kid, settings.keys), risk=risk)
     else:
         time_s = _parse_time(before or "")
         done = _run(settings, lambda operations: operations.revoke_before(time_s))
@@ -189,13 +193,14 @@ def _run(settings: Settings, ask: Callable[[KeyOperations], Coroutine[Any, Any, 
         sys.exit(FAILED)
 
 
-def _report(done: Done, *, as_json: bool, text: str) -> None:
-    """What was done, and, on standard error, what stands in the way of its spreading."""
+def _report(done: Done, *, as_json: bool, text: str, risk: str | None = None) -> None:
+    """What was done and what it risks, and, on standard error, what stands in the way of its spreading."""
     problem = done.status.problem
     if as_json:
-        click.echo(reports.as_json({**_summary(done.ring), "redis": done.status.redis, "problem": problem}))
+        facts = {"redis": done.status.redis, "problem": problem} | ({"risk": risk} if risk else {})
+        click.echo(reports.as_json(_summary(done.ring) | facts))
     else:
-        click.echo(text)
+        click.echo(text if risk is None else f"{text}\n{risk}")
     if problem is not None:
         warning = click.style("note", fg="yellow", bold=True)
         click.echo(f"{warning}: {problem} A running keeper puts the keyring into Redis once it can.", err=True)
@@ -212,7 +217,7 @@ def _rotation(done: Done, policy: KeyPolicy) -> str:
 
 def _risk(policy: KeyPolicy) -> str:
     return (
-        f"\nVerifiers that cache the JWKS may refuse its tokens for up to {policy.jwks_max_age_s} s; "
+        f"Verifiers that cache the JWKS may refuse its tokens for up to {policy.jwks_max_age_s} s; "
         "a service behind Redis that is out of reach, until it is back."
     )
 
@@ -220,7 +225,7 @@ def _risk(policy: KeyPolicy) -> str:
 def _revocation(done: Done, kid: str, policy: KeyPolicy) -> str:
     text = f"Key {kid} is revoked: its tokens are refused. Offline verifiers see that within {policy.jwks_max_age_s} s."
     if done.before is not None and done.before.active.kid == kid:
-        text += f"\nKey {done.ring.active.kid} signs now." + _risk(policy)
+        text += f"\nKey {done.ring.active.kid} signs now."
     return text
 
 

@@ -94,11 +94,14 @@ class KeyCache(Protocol):
     async def put(self, sealed: bytes) -> None:
         """Stores the bytes and tells the other replicas; raises `CacheUnavailable`."""
 
-    async def claim(self) -> bool:
-        """True for one caller in half a minute: the one that may make a deployment's first ring.
+    async def claim(self, founder: bytes) -> bool:
+        """True for one founder in half a minute, again and again: it alone may make a deployment's first ring.
 
         Raises `CacheUnavailable`.
         """
+
+    async def release(self, founder: bytes) -> None:
+        """Lets another founder claim, where this one has the claim; raises `CacheUnavailable`."""
 
     def changes(self) -> AsyncGenerator[None, None]:
         """Yields once for each word of a change, and once after each (re-)subscription."""

@@ -69,9 +69,19 @@ class RedisCache:
         await self._call(self._redis.set(RING_KEY, sealed))
         await self._call(self._redis.publish(CHANNEL, "changed"))
 
-    async def claim(self) -> bool:
-        """True for one caller in `CLAIM_S`."""
-        return bool(await self._call(self._redis.set(CLAIM_KEY, "claimed", nx=True, ex=CLAIM_S)))
+    async def claim(self, founder: bytes) -> bool:
+        """True for one founder in `CLAIM_S`."""
+        if await self._call(self._redis.set(CLAIM_KEY, founder, nx=True, ex=CLAIM_S)):
+            return True
+        return await self._has_claim(founder)
+
+    async def release(self, founder: bytes) -> None:
+        """Lets the claim end at once; with the rights that a claim needs, which deleting is not among."""
+        if await self._has_claim(founder):
+            await self._call(self._redis.set(CLAIM_KEY, founder, px=1))
+
+    async def _has_claim(self, founder: bytes) -> bool:
+        return bool(await self._call(self._redis.getrange(CLAIM_KEY, 0, -1)) == founder)
 
     async def changes(self) -> AsyncGenerator[None, None]:
         """Yields for each word of a change and after each (re-)subscription; subscribes anew, with growing pauses."""

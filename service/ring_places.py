@@ -10,12 +10,13 @@ from typing import Final
 from service import keyring
 from service.errors import KeyringError, WrongSecret
 from service.keyring import KeyPolicy, KeyRing
-from service.ports import CodecMaker, KeyCache, KeyMaker, KeyStore, RandomBytes, Sealer
+from service.ports import Clock, CodecMaker, KeyCache, KeyMaker, KeyStore, RandomBytes, Sealer
 
 KID_BYTES: Final = 8
 """16 hexadecimal characters, the most that the contract grants. It names a key and need not be secret."""
 RING_ID_BYTES: Final = 12
 DERIVATION_SECRET_BYTES: Final = 32
+FOUNDER_BYTES: Final = 16
 
 _SELF_TEST_CLAIMS: Final = b'{"self_test":true}'
 
@@ -31,24 +32,29 @@ class KeyMint:
         self._random_bytes = random_bytes
         self.make_codec = make_codec
 
-    def key(self, *, now_s: float) -> keyring.Key:
-        """A fresh key. Takes up to a second for RS256: call it in a thread."""
+    def key(self, clock: Clock) -> keyring.Key:
+        """A fresh key, as old as it is once made: that takes up to seconds for RS256, so call it in a thread."""
+        private = self._make_key(self._policy.algorithm)
         return keyring.new_key(
-            self._make_key(self._policy.algorithm),
+            private,
             kid=self._random_bytes(KID_BYTES).hex(),
             algorithm=self._policy.algorithm,
             max_lifetime_s=self._policy.max_lifetime_s,
-            now_s=now_s,
+            now_s=clock(),
         )
 
-    def ring(self, *, now_s: float) -> KeyRing:
+    def ring(self, clock: Clock) -> KeyRing:
         """A fresh deployment's first ring."""
         return keyring.found(
-            self.key(now_s=now_s),
+            self.key(clock),
             ring_id=self._random_bytes(RING_ID_BYTES).hex(),
             derivation_secret=self._random_bytes(DERIVATION_SECRET_BYTES),
-            now_s=now_s,
+            now_s=clock(),
         )
+
+    def founder(self) -> bytes:
+        """A name for one process among those that may make a first ring."""
+        return self._random_bytes(FOUNDER_BYTES).hex().encode()
 
     def prove(self, ring: KeyRing) -> None:
         """Signs and verifies with the active key; raises `KeyringError` where that does not hold."""
@@ -76,8 +82,8 @@ class RingFile:
     def update(self, decide: Callable[[KeyRing | None], KeyRing]) -> KeyRing:
         """Decides under the store's lock and makes the outcome durable; the same ring again means no change.
 
-        Nothing is written before every key was loaded and the active one passed its self-test. Raises as `read`, or
-        what `decide` raises, and then writes nothing.
+        Nothing is written before every key's public part was loaded and the active one passed its self-test. Raises as
+        `read`, or what `decide` raises, and then writes nothing.
         """
         decided: list[KeyRing] = []
 
@@ -117,6 +123,7 @@ class RingCopy:
         self._sealer = sealer
         self._last: tuple[bytes, KeyRing] | None = None
         self.claim = cache.claim
+        self.release = cache.release
         self.changes = cache.changes
         self.close = cache.close
 

@@ -57,7 +57,7 @@ class MemoryCache:
         self.content: bytes | None = None
         self.available = True
         self.puts = 0
-        self.claimed = False
+        self.founder: bytes | None = None
         self.closed = False
         self._word = asyncio.Condition()
 
@@ -76,10 +76,15 @@ class MemoryCache:
         async with self._word:
             self._word.notify_all()
 
-    async def claim(self) -> bool:
+    async def claim(self, founder: bytes) -> bool:
         self._answer()
-        claimed, self.claimed = self.claimed, True
-        return not claimed
+        self.founder = self.founder or founder
+        return self.founder == founder
+
+    async def release(self, founder: bytes) -> None:
+        self._answer()
+        if self.founder == founder:
+            self.founder = None
 
     async def changes(self) -> AsyncGenerator[None, None]:
         while True:

@@ -58,7 +58,7 @@ def test_the_first_key_of_a_deployment_signs_at_once() -> None:
     ring = make_test_ring("a", now_s=100.9)
 
     assert states(ring) == {"a": "active"}
-    assert (ring.revision, ring.active.created_at_s, ring.active.activated_at_s) == (1, 100, 100)
+    assert (ring.revision, ring.active.created_at_s, ring.active.activated_at_s) == (1, 101, 100)
 
 
 def test_a_staged_key_is_published_and_signs_only_once_it_is_promoted() -> None:
@@ -169,14 +169,14 @@ def test_a_retired_key_is_dropped_once_its_last_token_has_been_dead_for_a_week(a
     safe_from_s = 200 + 1_000 + 7 * DAY_S
 
     assert ring.keys[0].safe_to_drop_from_s == safe_from_s
-    assert {key.kid for key in keyring.drop_dead(ring, now_s=safe_from_s + after_s).keys} == left
+    assert {key.kid for key in keyring.drop_dead(ring, {"a", "b"}, now_s=safe_from_s + after_s).keys} == left
 
 
 def test_revoked_keys_stay_on_record() -> None:
     ring = keyring.revoke(make_test_ring("a", now_s=100), "a", spare=make_test_key("z", now_s=300), now_s=300)
 
     assert ring.keys[0].safe_to_drop_from_s == 300
-    assert keyring.drop_dead(ring, now_s=10**12) is ring
+    assert keyring.drop_dead(ring, {"a", "z"}, now_s=10**12) is ring
 
 
 def test_a_key_that_signs_is_never_safe_to_drop() -> None:
@@ -312,7 +312,8 @@ def test_the_shortest_rotation_kept_for_years_never_passes_the_limit() -> None:
         key = make_test_key(f"k{number}", now_s=now_s, max_lifetime_s=policy.max_lifetime_s)
         ring = keyring.stage(ring, key)
         most = max(most, len(ring.published))
-        ring = keyring.drop_dead(keyring.promote(ring, now_s=now_s), now_s=now_s)
+        ring = keyring.promote(ring, now_s=now_s)
+        ring = keyring.drop_dead(ring, keyring.dead(ring, now_s=now_s), now_s=now_s)
 
     assert most <= keyring.MOST_PUBLISHED_KEYS
 
@@ -394,9 +395,16 @@ def test_the_later_revocation_time_and_the_longer_lifetime_hold() -> None:
 def test_a_key_that_was_dropped_as_dead_does_not_come_back_from_an_old_copy() -> None:
     old = rotated(make_test_ring("a", now_s=100), "b", now_s=200)
     dead_at_s = 200 + 1_000 + 7 * DAY_S
-    dropped = keyring.drop_dead(old, now_s=dead_at_s)
+    dropped = keyring.drop_dead(old, {"a"}, now_s=dead_at_s)
 
-    assert keyring.join(dropped, old, spare=make_test_key("z", now_s=300), now_s=dead_at_s) is dropped
+    assert keyring.join(dropped, old, spare=None, now_s=dead_at_s, gone={"a"}) is dropped
+
+
+def test_no_clock_decides_that_a_key_is_lost_in_joining() -> None:
+    old = rotated(make_test_ring("a", now_s=100), "b", now_s=200)
+    dropped = keyring.drop_dead(old, {"a"}, now_s=10**12)
+
+    assert states(keyring.join(dropped, old, spare=None, now_s=10**12)) == {"a": "retired", "b": "active"}
 
 
 def test_rings_of_two_deployments_are_not_joined() -> None:

@@ -3,6 +3,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from service import keyring
 from service.errors import KeyringError, StoreUnavailable
 from service.file_store import FileStore
+from service.key_operations import FOLLOW_S, KeyOperations
 from service.keyring import KeyPolicy, KeyRing
-from service.keys import FOUNDING_PATIENCE_S, LEAST_BETWEEN_PUTS_S, Keys
-from service.ports import CodecMaker, KeyCache
+from service.keys import FOUNDING_PATIENCE_S, LEAST_BETWEEN_PUTS_S, Keys, Pace
+from service.ports import CodecMaker, KeyCache, KeyMaker
 from service.ring_places import KeyMint, RingCopy, RingFile
 from service.sealing import Sealer, is_sealed, make_secret
 from tests.doubles import BrokenCodec, HandClock, MemoryCache, StubCodec, make_stub_key
@@ -47,8 +49,10 @@ class World:
         mint = self.mint(policy=policy, make_codec=make_codec)
         return RingFile(FileStore(self.folder), Sealer(secrets) if secrets else None, mint)
 
-    def mint(self, *, policy: KeyPolicy = POLICY, make_codec: CodecMaker = StubCodec) -> KeyMint:
-        return KeyMint(policy, make_key=make_stub_key, make_codec=make_codec, random_bytes=_random_bytes)
+    def mint(
+        self, *, policy: KeyPolicy = POLICY, make_codec: CodecMaker = StubCodec, make_key: KeyMaker = make_stub_key
+    ) -> KeyMint:
+        return KeyMint(policy, make_key=make_key, make_codec=make_codec, random_bytes=_random_bytes)
 
     def keeper(
         self,
@@ -58,6 +62,7 @@ class World:
         cache: KeyCache | None = None,
         make_codec: CodecMaker = StubCodec,
         poll_s: float = 1,
+        founding_patience_s: float = 0,
     ) -> Keys:
         return Keys(
             policy,
@@ -66,8 +71,7 @@ class World:
             copy=None if cache is None else RingCopy(cache, Sealer(secrets)),
             clock=self.clock,
             steady_clock=self.steady_clock,
-            file_poll_s=poll_s,
-            cache_poll_s=poll_s,
+            pace=Pace(file_poll_s=poll_s, cache_poll_s=poll_s, founding_patience_s=founding_patience_s),
         )
 
     def follower(self, *, secrets: tuple[str, ...] = (SECRET,), policy: KeyPolicy = POLICY) -> Keys:
@@ -82,7 +86,7 @@ class World:
 
     def rotate(self, *, secrets: tuple[str, ...] = ()) -> KeyRing:
         """Stages a key, as the command line does."""
-        return self.change(lambda ring: keyring.stage(ring, self.mint().key(now_s=self.clock())), secrets=secrets)
+        return self.change(lambda ring: keyring.stage(ring, self.mint().key(self.clock)), secrets=secrets)
 
     def change(self, move: Callable[[KeyRing], KeyRing], *, secrets: tuple[str, ...] = ()) -> KeyRing:
         def decide(current: KeyRing | None) -> KeyRing:
@@ -230,13 +234,12 @@ async def test_a_keeper_becomes_ready_once_its_damaged_file_is_put_right(world: 
 # --- what becomes of the file under a running process ---
 
 
-@pytest.mark.parametrize("fault", ["vanishes", "is damaged", "goes back in time", "becomes another's"])
+@pytest.mark.parametrize("fault", ["vanishes", "is damaged", "becomes another's"])
 async def test_a_running_keeper_goes_on_when_its_file(
     world: World, fault: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     keys = world.keeper()
     await keys.start()
-    old = world.path.read_bytes()
     world.rotate()
     await tick(keys)
     newer = world.path.read_bytes()
@@ -246,7 +249,6 @@ async def test_a_running_keeper_goes_on_when_its_file(
     wrong = {
         "vanishes": None,
         "is damaged": newer[:50],
-        "goes back in time": old,
         "becomes another's": other.path.read_bytes(),
     }[fault]
     world.path.unlink()
@@ -268,6 +270,35 @@ async def test_a_running_keeper_goes_on_when_its_file(
     await tick(keys)
     assert keys.status().problem is None
     assert states(keys) == ["retired", "active"]
+
+
+def staged(world: World) -> Callable[[KeyRing], KeyRing]:
+    return lambda ring: keyring.stage(ring, world.mint().key(world.clock))
+
+
+@pytest.mark.parametrize("grown", [0, 1, 2, 3])
+async def test_a_file_that_went_back_in_time_and_was_changed_gets_back_what_it_lost(world: World, grown: int) -> None:
+    keys, other = world.keeper(), world.keeper()
+    await keys.start()
+    old = world.path.read_bytes()
+    world.rotate()
+    world.change(lambda ring: keyring.revoke_before(ring, NOON_S - 9, now_s=NOON_S))
+    await tick(keys, other)
+    lost = held(keys)
+
+    world.path.write_bytes(old)
+    moves = [staged(world), lambda ring: keyring.promote(ring, now_s=NOON_S), staged(world)]
+    for move in moves[:grown]:
+        world.change(move)
+    await tick(keys, other)
+    await tick(keys, other)
+
+    ring = world.file().read()
+    assert ring is not None
+    assert held(keys) == held(other) == ring
+    assert {key.kid for key in lost.keys} <= {key.kid for key in ring.keys}
+    assert (ring.revoked_before_s, ring.revision >= lost.revision) == (NOON_S - 9, True)
+    assert keys.status().problem is None
 
 
 async def test_a_change_by_another_process_is_followed_with_a_new_value(world: World) -> None:
@@ -389,6 +420,75 @@ async def test_a_clock_that_jumps_a_decade_ahead_for_a_moment_costs_no_key(world
     assert states(keys) == ["active"]
 
 
+async def test_a_clock_that_jumps_while_one_key_is_dead_costs_no_other(world: World) -> None:
+    keys = world.keeper(policy=msgspec.structs.replace(POLICY, max_lifetime_s=365 * DAY_S))
+    await keys.start()
+    for _ in range(2):
+        world.pass_s(90 * DAY_S)
+        world.rotate()
+        world.change(lambda ring: keyring.promote(ring, now_s=world.clock()))
+        await tick(keys)
+    dead, alive, _ = held(keys).keys
+    world.pass_s(372 * DAY_S - 90 * DAY_S)
+    await tick(keys)
+    world.pass_s(3_600)
+    world.clock.now_s += 3_650 * DAY_S
+    await tick(keys)
+
+    assert alive.kid in {key.kid for key in held(keys).keys}
+    assert dead.kid not in {key.kid for key in held(keys).keys}
+
+
+async def test_what_one_keeper_drops_as_dead_another_agrees_to(world: World, tmp_path: Path) -> None:
+    other = World(tmp_path / "other")
+    other.clock, other.steady_clock = world.clock, world.steady_clock
+    here = world.keeper(secrets=(SECRET,), cache=world.cache)
+    there = other.keeper(secrets=(SECRET,), cache=world.cache)
+    await here.start()
+    await there.start()
+    world.rotate(secrets=(SECRET,))
+    world.change(lambda ring: keyring.promote(ring, now_s=NOON_S), secrets=(SECRET,))
+    await tick(here, there)
+    assert states(there) == ["retired", "active"]
+
+    world.pass_s(1_000 + 7 * DAY_S)
+    await tick(here)
+    world.pass_s(1_801)
+    await tick(there)
+    world.pass_s(1_799)
+    await tick(here, there, here, there)
+    assert states(here) == states(there) == ["retired", "active"], "the other has not seen it dead for long enough"
+
+    world.pass_s(1_801)
+    await tick(here, there, here, there)
+    assert states(here) == states(there) == ["active"]
+    assert held(here) == held(there)
+
+
+async def test_a_rotation_that_stops_as_the_jwks_is_full_is_told_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = world.keeper(policy=msgspec.structs.replace(POLICY, rotate_every_s=30 * DAY_S))
+    await keys.start()
+
+    def fill(ring: KeyRing) -> KeyRing:
+        while not keyring.is_full(ring):
+            ring = keyring.promote(keyring.stage(ring, world.mint().key(world.clock)), now_s=world.clock())
+        return ring
+
+    world.change(fill)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            world.pass_s(1)
+            await tick(keys)
+
+    told = "The JWKS has 128 keys: no key is rotated by itself any more."
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == [f"rotation: {told}"]
+    assert (keys.status().problem, keys.status().file) == (told, "ok")
+
+
 # --- how long a token may live ---
 
 
@@ -461,7 +561,7 @@ async def test_a_keeper_puts_its_ring_back_after_every_loss_and_everything_wrong
     plain = keyring.to_jwk_set(ring)
 
     for wrong, code in [
-        (None, "cache_unavailable"),
+        (None, "cache_empty"),
         (b"", "keyring_damaged"),
         (b"garbage", "keyring_damaged"),
         (plain, "keyring_damaged"),
@@ -535,7 +635,7 @@ async def test_a_keeper_with_an_empty_folder_waits_while_the_cache_is(world: Wor
         case "gone":
             world.cache.available = False
         case "claimed":
-            await world.cache.claim()
+            await world.cache.claim(b"another")
         case "garbage":
             world.cache.content = b"garbage"
         case _:
@@ -548,38 +648,108 @@ async def test_a_keeper_with_an_empty_folder_waits_while_the_cache_is(world: Wor
     assert keys.status().problem is not None
     assert not world.path.exists()
 
-    world.cache.available, world.cache.content, world.cache.claimed = True, None, False
-    world.pass_s(FOUNDING_PATIENCE_S)
+    world.cache.available, world.cache.content, world.cache.founder = True, None, None
     await tick(keys)
     assert states(keys) == ["active"]
 
 
-async def test_a_cache_that_comes_back_empty_is_left_to_the_keeper_that_has_the_ring(
-    world: World, tmp_path: Path
+@pytest.mark.parametrize("at_first", ["gone", "empty", "garbage"])
+async def test_an_empty_cache_is_left_to_the_keeper_that_has_the_ring(
+    world: World, tmp_path: Path, at_first: str
 ) -> None:
     keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
     await keeper.start()
     unmounted = World(tmp_path / "unmounted")
-    unmounted.cache, unmounted.steady_clock = world.cache, world.steady_clock
-    world.cache.available = False
-    waiting = unmounted.keeper(secrets=(SECRET,), cache=world.cache)
+    unmounted.steady_clock = world.steady_clock
+    world.cache.available, world.cache.content = at_first != "gone", b"garbage" if at_first == "garbage" else None
+    waiting = unmounted.keeper(secrets=(SECRET,), cache=world.cache, founding_patience_s=FOUNDING_PATIENCE_S)
     await waiting.start()
 
     world.cache.available, world.cache.content = True, None
-    world.pass_s(FOUNDING_PATIENCE_S - 1)
-    await tick(waiting)
-    assert waiting.loaded is None
-    assert world.cache.content is None
+    for _ in range(int(FOUNDING_PATIENCE_S)):
+        await tick(waiting)
+        assert waiting.loaded is None
+        assert world.cache.content is None
+        assert "empty" in (waiting.status().problem or "")
+        world.pass_s(1)
 
     await tick(keeper, waiting)
     assert held(waiting) == held(keeper)
+
+
+@pytest.mark.parametrize(("after_s", "ready"), [(-0.1, False), (0, True)])
+async def test_a_cache_that_was_seen_empty_for_long_enough_is_filled(
+    world: World,
+    after_s: float,
+    ready: bool,  # noqa: FBT001
+) -> None:
+    keys = world.keeper(secrets=(SECRET,), cache=world.cache, founding_patience_s=FOUNDING_PATIENCE_S)
+    await keys.start()
+    world.pass_s(FOUNDING_PATIENCE_S + after_s)
+    await tick(keys)
+
+    assert keys.status().ready is ready
+
+
+class FilledOnClaim(MemoryCache):
+    """A cache that a running keeper fills while another claims it."""
+
+    def __init__(self, content: bytes | None) -> None:
+        super().__init__()
+        self.others = content
+
+    async def claim(self, founder: bytes) -> bool:
+        claimed = await super().claim(founder)
+        self.content = self.others
+        return claimed
+
+
+async def test_what_is_put_back_while_the_first_ring_is_claimed_is_adopted(world: World, tmp_path: Path) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    late = World(tmp_path / "late").keeper(secrets=(SECRET,), cache=FilledOnClaim(world.cache.content))
+    await late.start()
+
+    assert held(late) == held(keeper)
+
+
+async def test_a_word_of_a_change_begins_the_wait_anew(world: World) -> None:
+    keys = world.keeper(secrets=(SECRET,), cache=world.cache, founding_patience_s=FOUNDING_PATIENCE_S, poll_s=60)
+    await keys.start()
+    running = asyncio.create_task(keys.run())
+    try:
+        async with asyncio.timeout(10):
+            while keys._empty_since is not None:  # noqa: ASYNC110 - the subscription's own first word
+                await asyncio.sleep(0)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    world.pass_s(FOUNDING_PATIENCE_S)
+    await tick(keys)
+
+    assert keys.loaded is None
+
+
+async def test_a_founder_that_cannot_write_tells_of_the_disk_and_lets_others_claim(world: World) -> None:
+    obstacle = world.folder / "keyring.json.new"
+    obstacle.mkdir(parents=True)
+    keys = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keys.start()
+    await tick(keys)
+
+    assert (keys.status().file, keys.status().redis) == ("store_unavailable", "ok")
+    assert "Is a directory" in (keys.status().problem or "")
+    assert world.cache.founder is None
+    obstacle.rmdir()
+    await tick(keys)
+    assert states(keys) == ["active"]
 
 
 async def test_two_deployments_on_one_cache_do_not_chase_each_other(world: World, tmp_path: Path) -> None:
     here = world.keeper(secrets=(SECRET,), cache=world.cache)
     await here.start()
     other = World(tmp_path / "other")
-    other.file(secrets=(SECRET,)).update(lambda _: other.mint().ring(now_s=NOON_S))
+    other.file(secrets=(SECRET,)).update(lambda _: other.mint().ring(other.clock))
     there = other.keeper(secrets=(SECRET,), cache=world.cache)
     await there.start()
     for _ in range(9):
@@ -616,6 +786,192 @@ async def test_what_a_keeper_on_another_volume_did_is_joined_into_the_file(world
     assert held(here) == held(there)
     assert (states(here), held(here).revoked_before_s) == (["active", "next"], NOON_S - 9)
     assert world.file(secrets=(SECRET,)).read() == other.file(secrets=(SECRET,)).read() == held(here)
+
+
+@pytest.mark.parametrize("fault", ["vanishes", "is damaged", "cannot be written"])
+async def test_a_keeper_follows_the_cache_while_its_file(
+    world: World, fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = World(tmp_path / "other")
+    here = world.keeper(secrets=(SECRET,), cache=world.cache)
+    there = other.keeper(secrets=(SECRET,), cache=world.cache)
+    await here.start()
+    await there.start()
+    good = world.path.read_bytes()
+    world.path.unlink()
+    if fault == "is damaged":
+        world.path.write_bytes(b"junk")
+    if fault == "cannot be written":
+        world.path.write_bytes(good)
+        (world.folder / "keyring.json.new").mkdir()
+    kid = held(here).active.kid
+    spare = other.mint().key(other.clock)
+    other.change(lambda ring: keyring.revoke(ring, kid, spare=spare, now_s=NOON_S), secrets=(SECRET,))
+    await tick(there)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        for _ in range(4):
+            world.pass_s(LEAST_BETWEEN_PUTS_S)
+            await tick(here, there)
+
+    assert held(here) == held(there)
+    assert states(here) == ["revoked", "active"]
+    assert here.status().redis == "ok"
+    assert here.status().file == ("keyring_damaged" if fault == "is damaged" else "store_unavailable")
+    assert len([record for record in caplog.records if record.getMessage().startswith("file:")]) == 1
+    assert world.path.exists() == (fault != "vanishes")
+
+    if fault == "cannot be written":
+        (world.folder / "keyring.json.new").rmdir()
+    world.path.write_bytes(good)
+    await tick(here)
+    assert world.file(secrets=(SECRET,)).read() == held(here) == held(there)
+    assert here.status().problem is None
+
+
+async def test_a_follower_keeps_a_revocation_that_a_rolled_back_file_lost(world: World) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await keeper.start()
+    old = world.path.read_bytes()
+    follower = world.follower()
+    world.change(lambda ring: keyring.revoke_before(ring, NOON_S - 9, now_s=NOON_S), secrets=(SECRET,))
+    await tick(keeper)
+    await follower.start()
+
+    world.path.write_bytes(old)
+    world.rotate(secrets=(SECRET,))
+    world.cache.content = None
+    restarted = world.keeper(secrets=(SECRET,), cache=world.cache)
+    await restarted.start()
+    await tick(follower)
+    assert (held(restarted).revision, held(restarted).revoked_before_s) == (2, 0)
+    assert (held(follower).revision, held(follower).revoked_before_s) == (3, NOON_S - 9)
+    assert len(held(follower).keys) == 2
+
+    await tick(keeper, follower)
+    assert held(follower) == held(keeper)
+    assert held(keeper).revoked_before_s == NOON_S - 9
+
+
+# --- what an operator does ---
+
+
+class Operator:
+    """Operations on a world's keys, whose pauses are what the test makes of them."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        secrets: tuple[str, ...] = (),
+        cache: KeyCache | None = None,
+        make_key: KeyMaker = make_stub_key,
+    ) -> None:
+        self.world = world
+        self.pauses: list[tuple[float, list[str]]] = []
+        self.operations = KeyOperations(
+            POLICY,
+            mint=world.mint(make_key=make_key),
+            file=world.file(secrets=secrets),
+            copy=None if cache is None else RingCopy(cache, Sealer(secrets)),
+            sealer=Sealer(secrets) if secrets else None,
+            clock=world.clock,
+            make_keys=lambda: world.keeper(secrets=secrets, cache=cache),
+            pause=self._pause,
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        ring = self.world.file().read()
+        assert ring is not None
+        self.pauses.append((seconds, [key.state.value for key in ring.keys]))
+        self.world.pass_s(seconds)
+
+
+@pytest.fixture
+async def operator(world: World) -> Operator:
+    operator = Operator(world)
+    await operator.operations.init()
+    return operator
+
+
+async def test_a_key_that_shall_sign_now_is_published_and_followed_before_it_signs(operator: Operator) -> None:
+    done = await operator.operations.rotate_now()
+
+    assert operator.pauses == [(FOLLOW_S, ["active", "next"])]
+    assert [key.state.value for key in done.ring.keys] == ["retired", "active"]
+    assert done.before is not None
+    assert [key.state.value for key in done.before.keys] == ["active"]
+
+
+@pytest.mark.parametrize(("age_s", "pauses"), [(FOLLOW_S - 1, 1), (FOLLOW_S, 0)])
+async def test_a_key_that_everybody_knows_already_signs_at_once(operator: Operator, age_s: float, pauses: int) -> None:
+    staged = (await operator.operations.rotate()).ring.staged
+    operator.world.pass_s(age_s)
+    done = await operator.operations.rotate_now()
+
+    assert len(operator.pauses) == pauses
+    assert staged is not None
+    assert done.ring.active.kid == staged.kid
+    assert len(done.ring.keys) == 2
+
+
+async def test_a_key_that_another_process_let_sign_meanwhile_is_not_rotated_twice(world: World) -> None:
+    class Busy(Operator):
+        async def _pause(self, seconds: float) -> None:
+            await super()._pause(seconds)
+            self.world.change(lambda ring: keyring.promote(ring, now_s=NOON_S))
+
+    operator = Busy(world)
+    await operator.operations.init()
+    done = await operator.operations.rotate_now()
+
+    assert [key.state.value for key in done.ring.keys] == ["retired", "active"]
+
+
+async def test_the_key_that_signs_is_revoked_once_its_successor_is_known(operator: Operator) -> None:
+    first = await operator.operations.ring()
+    done = await operator.operations.revoke(first.active.kid)
+
+    assert operator.pauses == [(FOLLOW_S, ["active", "next"])]
+    assert [key.state.value for key in done.ring.keys] == ["revoked", "active"]
+    assert done.before == first
+
+
+async def test_a_key_that_does_not_sign_is_revoked_at_once(operator: Operator) -> None:
+    first = (await operator.operations.rotate_now()).ring.keys[0]
+    operator.pauses.clear()
+    done = await operator.operations.revoke(first.kid)
+
+    assert operator.pauses == []
+    assert [key.state.value for key in done.ring.keys] == ["revoked", "active"]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.5, 0.99])
+async def test_a_second_rotate_lets_no_key_sign_before_it_was_published_for_its_lead(
+    world: World, fraction: float
+) -> None:
+    def make_slowly(algorithm: keyring.Algorithm) -> dict[str, Any]:
+        world.pass_s(0.7)
+        return make_stub_key(algorithm)
+
+    operator = Operator(world, make_key=make_slowly)
+    await operator.operations.init()
+    world.pass_s(fraction)
+    await operator.operations.rotate()
+    world.pass_s(LEAD_S - 0.1)
+    assert (await operator.operations.rotate()).ring.staged is not None
+
+    world.pass_s(2.1)
+    assert (await operator.operations.rotate()).ring.staged is None
+
+
+@pytest.mark.parametrize("wrong", [b"garbage", Sealer([OLD_SECRET]).seal(b"a ring")], ids=["garbage", "another secret"])
+async def test_a_ring_forced_over_what_nobody_can_open_is_told_as_done(world: World, wrong: bytes) -> None:
+    world.cache.content = wrong
+    done = await Operator(world, secrets=(SECRET,), cache=world.cache).operations.init()
+
+    assert (done.status.redis, done.status.problem) == ("ok", None)
+    assert world.cache.content != wrong
 
 
 # --- the rest ---
@@ -677,5 +1033,5 @@ def test_an_update_that_the_disk_refuses_is_no_update(tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes(b"a file where the folder should be")
 
     with pytest.raises(StoreUnavailable):
-        world.file().update(lambda _: world.mint().ring(now_s=0))
+        world.file().update(lambda _: world.mint().ring(world.clock))
     assert issubclass(StoreUnavailable, KeyringError)

@@ -15,7 +15,7 @@ from service import keyring
 from service.file_store import FileStore
 from service.jose_codec import JoseCodec, make_key
 from service.keyring import KeyPolicy, KeyRing
-from service.keys import Keys
+from service.keys import Keys, Pace
 from service.ports import TokenCodec
 from service.redis_cache import RING_KEY, RedisCache
 from service.redis_url import parse_redis_url
@@ -49,6 +49,7 @@ class Fleet:
             copy=copy if redis else None,
             clock=time.time,
             steady_clock=time.monotonic,
+            pace=Pace(founding_patience_s=0),
         )
         await keys.start()
         self._running.push_async_callback(keys.stop)
@@ -59,7 +60,7 @@ class Fleet:
     async def rotate_now(self) -> KeyRing:
         def decide(current: KeyRing | None) -> KeyRing:
             assert current is not None
-            staged = keyring.stage(current, self.mint.key(now_s=time.time()))
+            staged = keyring.stage(current, self.mint.key(time.time))
             return keyring.promote(staged, now_s=time.time())
 
         return await asyncio.to_thread(self.file.update, decide)
@@ -157,7 +158,7 @@ async def test_wrong_content_is_refused_by_all_and_written_over(fleet: Fleet, se
     assert older is not None
     ring = await fleet.rotate_now()
     await until(lambda: revision(keeper) == revision(follower) == ring.revision)
-    poison = Sealer([SECRET]).seal(keyring.to_jwk_set(msgspec.structs.replace(fleet.mint.ring(now_s=0), revision=99)))
+    poison = Sealer([SECRET]).seal(keyring.to_jwk_set(msgspec.structs.replace(fleet.mint.ring(time.time), revision=99)))
 
     for wrong in (b"garbage", older, poison):
         with server.client() as client:

@@ -107,7 +107,14 @@ async def test_an_empty_place_is_none_and_one_caller_alone_may_found(caches: Cac
     cache, other = caches(), caches()
 
     assert await cache.get() is None
-    assert [await cache.claim(), await other.claim(), await cache.claim()] == [True, False, False]
+    assert [await cache.claim(b"1"), await other.claim(b"2"), await cache.claim(b"1")] == [True, False, True]
+
+    await other.release(b"2")
+    assert not await other.claim(b"2")
+    await cache.release(b"1")
+    async with asyncio.timeout(10):
+        while not await other.claim(b"2"):  # noqa: ASYNC110 - the claim ends by itself, within a millisecond
+            await asyncio.sleep(0)
 
 
 async def test_a_process_can_be_ended_at_any_moment(server: Server) -> None:
@@ -132,7 +139,7 @@ async def test_a_process_can_be_ended_at_any_moment(server: Server) -> None:
 async def test_no_server_is_told_at_once_and_without_a_password() -> None:
     cache = RedisCache(parse_redis_url("redis://user:hunter2@127.0.0.1:1"), timeout_s=5)
 
-    for call in (cache.get(), cache.put(b"x"), cache.claim()):
+    for call in (cache.get(), cache.put(b"x"), cache.claim(b"1")):
         with pytest.raises(CacheUnavailable, match=r"Redis \(single 127\.0\.0\.1:1\) cannot be used") as caught:
             await call
         assert "hunter2" not in str(caught.value)
@@ -300,7 +307,7 @@ async def test_a_server_that_lies_is_unavailable_or_its_content_no_ring(answer: 
     with contextlib.suppress(CacheUnavailable):
         assert len(await cache.get() or b"") < 100
     with contextlib.suppress(CacheUnavailable):
-        await cache.claim()
+        await cache.claim(b"1")
     await cache.close()
     liar.close()
     await asyncio.gather(*filter(None, lies))

@@ -105,7 +105,7 @@ def rotating(folder: Path) -> Callable[[Callable[[str], None]], None]:
     async def rotate(say: Callable[[str], None]) -> None:
         operations = make_key_operations(settings_for(folder))
         while True:
-            done = await (operations.rotate_now() if random.random() < 0.7 else operations.rotate())
+            done = await (operations.rotate_now(follow_s=0) if random.random() < 0.7 else operations.rotate())
             say(f"token {JoseCodec(done.ring).sign(b'{}')}")
 
     return lambda say: asyncio.run(rotate(say))
