@@ -35,6 +35,10 @@ NO_BYTES: Final = b"no bytes at all"
 """Stands for an answer, or a value, of another type; it opens as little as any other garbage."""
 PING_EVERY_S: Final = 5.0
 """A subscription that has been silent for so long is asked for a sign of life, and given up when it gives none."""
+HEED_EVERY_S: Final = 0.15
+"""A look at the ring for each word of a flood would cost every request its time; this much later is soon enough."""
+MOST_WORDS: Final = 100
+"""Taken in at one go, in some milliseconds; a server that sends more has to wait for the next turn."""
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 
@@ -48,11 +52,17 @@ class RedisCache:
     """A `ports.KeyCache`. Connects when first asked."""
 
     def __init__(
-        self, address: RedisAddress, *, timeout_s: float = TIMEOUT_S, ping_every_s: float = PING_EVERY_S
+        self,
+        address: RedisAddress,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        ping_every_s: float = PING_EVERY_S,
+        heed_every_s: float = HEED_EVERY_S,
     ) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._ping_every_s = ping_every_s
+        self._heed_every_s = heed_every_s
         self._sentinel: Any = None
         self._client: Any = None
 
@@ -84,7 +94,10 @@ class RedisCache:
         return bool(await self._call(self._redis.getrange(CLAIM_KEY, 0, -1)) == founder)
 
     async def changes(self) -> AsyncGenerator[None, None]:
-        """Yields for each word of a change and after each (re-)subscription; subscribes anew, with growing pauses."""
+        """Yields for words of a change and after each (re-)subscription; subscribes anew, with growing pauses.
+
+        Of all words within `HEED_EVERY_S` it makes one.
+        """
         pause_s = FIRST_PAUSE_S
         while True:
             subscription = self._redis.pubsub()
@@ -92,9 +105,11 @@ class RedisCache:
                 await self._call(self._redis.initialize())  # a cluster's subscription needs to know its nodes
                 await self._call(subscription.subscribe(CHANNEL))
                 while True:
-                    await self._word(subscription)
+                    if not await self._drained(subscription):
+                        await self._word(subscription)
                     pause_s = FIRST_PAUSE_S
                     yield
+                    await asyncio.sleep(self._heed_every_s)
             except CacheUnavailable as error:
                 log.debug("the subscription ended: %s", error.detail)
             finally:
@@ -164,6 +179,13 @@ class RedisCache:
             asked = message is None
             if asked:
                 await self._call(subscription.ping())
+
+    async def _drained(self, subscription: PubSub) -> bool:
+        """Takes in the words that have come meanwhile; whether there were any."""
+        for number in range(MOST_WORDS):
+            if await self._call(subscription.get_message(timeout=0)) is None:
+                return number > 0
+        return True
 
     async def _call(self, call: Awaitable[T], *, grace_s: float = 0) -> T:
         """The answer, or `CacheUnavailable` within the timeout and `grace_s` more.

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from service.errors import CacheUnavailable
 from service.ports import KeyCache
-from service.redis_cache import CLAIM_KEY, NO_BYTES, RING_KEY, RedisCache
+from service.redis_cache import CHANNEL, CLAIM_KEY, MOST_WORDS, NO_BYTES, RING_KEY, RedisCache
 from service.redis_url import parse_redis_url
 from tests.doubles import MemoryCache
 from tests.redis_servers import TOPOLOGIES, Server, running, sentinel_lines, until
@@ -191,18 +192,45 @@ async def test_a_subscription_comes_back_after_the_server_did(server: Server, ca
         await anext(words)
 
 
-async def test_a_subscription_that_fell_silent_is_given_up_and_made_anew(server: Server) -> None:
+async def test_a_subscription_that_fell_silent_is_given_up_and_made_anew(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pings() -> int:
+        statistics: Any = client.info("commandstats")
+        return int(statistics.get("cmdstat_ping", {}).get("calls", 0))
+
     cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"), timeout_s=0.3, ping_every_s=0.1)
-    async with contextlib.aclosing(cache.changes()) as words, asyncio.timeout(30):
-        await anext(words)
-        waiting = asyncio.ensure_future(anext(words))
-        await asyncio.sleep(0.5)
-        assert not waiting.done()
-        server.pause()
-        await asyncio.sleep(1)
-        server.resume()
-        await waiting
+    with server.client() as client, caplog.at_level(logging.DEBUG, "guest_sessions.redis"):
+        async with contextlib.aclosing(cache.changes()) as words, asyncio.timeout(30):
+            await anext(words)
+            waiting = asyncio.ensure_future(anext(words))
+            while pings() < 3:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            assert not waiting.done()
+            server.pause()
+            while "the subscription ended" not in caplog.text:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+            server.resume()
+            await waiting
     await cache.close()
+
+
+async def test_a_flood_of_words_is_heeded_now_and_then(server: Server) -> None:
+    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"), timeout_s=5, heed_every_s=0.01)
+    heard = 0
+    async with contextlib.aclosing(cache.changes()) as words:
+        await anext(words)
+        with server.client() as client:
+            for _ in range(2 * MOST_WORDS):
+                client.publish(CHANNEL, "changed")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):  # until no more comes
+                while True:
+                    await anext(words)
+                    heard += 1
+    await cache.close()
+
+    assert 1 <= heard <= 4
 
 
 async def test_another_type_under_the_name_is_content_that_is_no_ring(server: Server, cache: RedisCache) -> None:
