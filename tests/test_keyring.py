@@ -382,6 +382,37 @@ def test_a_revocation_on_either_side_holds_and_the_staged_key_or_a_fresh_one_tak
     assert states(keyring.join(start, only_revoked, spare=spare, now_s=300))["z"] == "active"
 
 
+def test_two_rings_that_revoked_each_others_signer_need_a_spare() -> None:
+    start = make_test_ring("a", now_s=100)
+    revoked = keyring.revoke(start, "a", spare=make_test_key("b", now_s=200), now_s=200)
+    without = msgspec.structs.replace(revoked, keys=tuple(key for key in revoked.keys if key.kid == "a"))
+
+    assert not keyring.needs_spare(start, revoked)
+    assert keyring.needs_spare(start, without)
+    with pytest.raises(IllegalMove, match="No key is left to sign"):
+        keyring.join(start, without, spare=None, now_s=300)
+    with pytest.raises(IllegalMove, match="No key is left to sign"):
+        keyring.revoke(start, "a", spare=None, now_s=300)
+
+
+def test_a_ring_that_came_of_another_by_moves_loses_nothing_and_one_that_went_its_own_way_does() -> None:
+    start = keyring.stage(make_test_ring("a", now_s=100), make_test_key("b", now_s=150))
+    held = keyring.revoke_before(keyring.promote(start, now_s=200), 50, now_s=200)
+    revoked = keyring.revoke(held, "a", spare=None, now_s=300)
+    foreign = keyring.take_in(held, foreign_ring("c", now_s=90), spare=None, now_s=300)
+    later = keyring.take_in(
+        held, keyring.revoke_before(foreign_ring("c", now_s=90), 90, now_s=100), spare=None, now_s=300
+    )
+
+    for ring in (held, revoked, foreign, later):
+        assert not keyring.loses(ring, held, gone=())
+    assert keyring.loses(start, held, gone=())
+    assert keyring.loses(held, revoked, gone=())
+    assert keyring.loses(held, foreign, gone=())
+    assert not keyring.loses(held, foreign, gone={"c"})
+    assert keyring.loses(foreign, later, gone=())
+
+
 def test_the_later_revocation_time_and_the_longer_lifetime_hold() -> None:
     start = make_test_ring("a", now_s=100)
     mine = keyring.revoke_before(start, 150, now_s=200)
