@@ -10,7 +10,8 @@ from typing import Final
 from service.ports import Clock
 
 CLIENTS_REMEMBERED: Final = 65_536
-"""Addresses in the table: 1 MiB, of which the kernel gives only what is touched."""
+"""Places in the table: 1 MiB, of which the kernel gives only what is touched. Some thousand clients that are short of
+guests at the same moment are all remembered; of many more, one here and there is forgotten."""
 _WAYS: Final = 8
 """Places that one client may have. Where all are taken, the client whose bucket is full first is forgotten."""
 _CELL_BYTES: Final = 8

@@ -72,8 +72,8 @@ def test_a_clock_set_back_locks_nobody_out_and_gives_nothing_away(clock: HandClo
 def test_clients_do_not_count_for_each_other(clock: HandClock) -> None:
     limiter = RateLimiter(1, clock=clock)
 
-    first = [limiter.allows(str(client)) for client in range(10_000)]
-    second = [limiter.allows(str(client)) for client in range(10_000)]
+    first = [limiter.allows(str(client)) for client in range(1_000)]
+    second = [limiter.allows(str(client)) for client in range(1_000)]
 
     assert all(first)
     assert not any(second)
