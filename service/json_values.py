@@ -145,7 +145,8 @@ def canonical(value: Any) -> str:
         return f"{{{','.join(sorted(members))}}}"
     if kind is list:
         return f"[{','.join(map(canonical, value))}]"
-    if kind is float and value.is_integer():
+    # No whole number beyond 64 bits is spelt without a point here, and 1e308 would be one of 309 digits.
+    if kind is float and value.is_integer() and MIN_INTEGER <= value <= MAX_INTEGER:
         return str(int(value))
     return repr(value)
 

@@ -36,6 +36,12 @@ MAX_FIELDS_DEPTH: Final = 16
 MAX_PATHS: Final = 512
 """How many PATHs one policy may have, those of `fields` and `protect` included."""
 
+MAX_KEY_NAMES: Final = 16
+"""How many members may make up one key: each is looked up in each element of both lists."""
+
+MAX_FAULTS: Final = 100
+"""How many faults are told of one document; a policy of nothing but faults would make an answer many times its size."""
+
 MAX_PLACES: Final = 4096
 """How many places the trees of one policy may have: n PATHs with `*` in different segments can make 2^n of them."""
 
@@ -152,11 +158,13 @@ class _Reader:
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
-        self._paths = 0
         self._places = 0
 
     def policy(self, document: object, at: str) -> Policy:
-        self._paths = self._places = 0
+        self._places = 0
+        if _paths_of(document) > MAX_PATHS:
+            self._fault(at, f"has too many PATHs: a policy has at most {MAX_PATHS}")
+            return _NO_POLICY
         members = self._members(document, at, known={"rules", "default", "protect", "protect_defaults"})
         defaults = members.get("protect_defaults", True)
         if type(defaults) is not bool:
@@ -171,7 +179,8 @@ class _Reader:
         )
 
     def _fault(self, path: str, message: str) -> None:
-        self.faults.append(Fault(path=path, message=message))
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(Fault(path=path, message=message))
 
     def _members(self, document: object, at: str, *, known: set[str] | frozenset[str]) -> dict[str, Any]:
         """The members of an object; the unknown ones are faults and left out."""
@@ -201,9 +210,6 @@ class _Reader:
         return [self._path(path, f"{at}/{index}") for index, path in enumerate(document)]
 
     def _path(self, text: object, at: str) -> tuple[str, ...]:
-        self._paths += 1
-        if self._paths == MAX_PATHS + 1:
-            self._fault(at, f"is one too many: a policy has at most {MAX_PATHS} PATHs")
         if type(text) is not str:
             self._fault(at, "must be a PATH, that is a string")
             return ()
@@ -257,6 +263,9 @@ class _Reader:
         names = document if type(document) is list else [document]
         if not names or not all(type(name) is str for name in names) or len(set(names)) < len(names):
             self._fault(at, "must be the name of a member, or a list of different ones")
+            return ()
+        if len(names) > MAX_KEY_NAMES:
+            self._fault(at, f"has more than {MAX_KEY_NAMES} names")
             return ()
         return tuple(names)
 
@@ -314,8 +323,30 @@ def _decode(text: bytes, decoder: Callable[[str], object]) -> dict[str, object]:
 
 _DECODERS: Mapping[str, Callable[[str], object]] = {"json": parse_json, "toml": tomllib.loads}
 
+
+def _paths_of(document: object) -> int:
+    """How many PATHs a document has, those of `fields` and `protect` included; counted before any of them is read."""
+    paths, waiting = 0, [document]
+    while waiting and paths <= MAX_PATHS:
+        each = waiting.pop()
+        if type(each) is not dict:
+            continue
+        for name in ("rules", "fields"):
+            rules = each.get(name)
+            if type(rules) is dict:
+                paths += len(rules)
+                waiting.extend(rules.values())
+        protect = each.get("protect")
+        paths += len(protect) if type(protect) is list else 0
+        waiting.append(each.get("default"))
+    return paths
+
+
 _NO_RULE = Rule("session")
 """Stands where a rule could not be read; the policy is refused anyway."""
+
+_NO_POLICY = Policy(rules=None, default=None, shield=None)
+"""The same for a policy."""
 
 
 def _cart(quantity: str) -> dict[str, object]:

@@ -333,9 +333,12 @@ _KEYED: Final = "key "
 def _identity(value: Any, key: tuple[str, ...]) -> str:
     """What makes two elements of a list one: their key where they have it, else all of them."""
     if key and type(value) is dict:
-        names = [value.get(name) for name in key]
-        if None not in names:
-            return _KEYED + canonical(names)
+        names = []
+        for name in key:
+            if value.get(name) is None:
+                return canonical(value)
+            names.append(value[name])
+        return _KEYED + canonical(names)
     return canonical(value)
 
 

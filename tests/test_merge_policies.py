@@ -172,10 +172,23 @@ def test_a_policy_has_512_paths_at_most_those_of_fields_and_protect_included() -
     rules = {f"/{number}": {"rule": "by_key", "key": "k", "fields": {"/x": "sum"}} for number in range(255)}
     compile_policy({"rules": rules, "protect": ["/y", "/z"]})
 
-    assert (
-        faults({"rules": rules, "protect": ["/x", "/y", "/z"]})[0][1]
-        == "is one too many: a policy has at most 512 PATHs"
-    )
+    assert faults({"rules": rules, "protect": ["/x", "/y", "/z"]}) == [
+        ("", "has too many PATHs: a policy has at most 512")
+    ]
+    assert faults({"default": rules["/0"] | {"fields": dict.fromkeys(map(str, range(513)), "no rule")}}) == [
+        ("", "has too many PATHs: a policy has at most 512")
+    ]
+
+
+def test_a_key_has_16_names_at_most() -> None:
+    names = [str(number) for number in range(17)]
+    compile_policy({"default": {"rule": "by_key", "key": names[:16]}})
+
+    assert faults({"default": {"rule": "by_key", "key": names}}) == [("/default/key", "has more than 16 names")]
+
+
+def test_a_hundred_faults_are_told_and_no_more() -> None:
+    assert len(faults({"protect": ["no PATH"] * 500})) == 100
 
 
 def test_stars_that_multiply_are_a_fault_and_cost_nothing() -> None:
