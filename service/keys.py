@@ -233,11 +233,14 @@ class Keys:
     async def _look_before_founding(self, copy: RingCopy) -> KeyRing | None:
         """The ring in the cache, or None where it has been seen empty for long enough, without a break."""
         theirs = await self._answer(copy.get())
+        if theirs is not None:
+            self._empty_since = None
+            return theirs
         now = self._steady_clock()
         self._empty_since = now if self._empty_since is None else self._empty_since
-        if theirs is None and now - self._empty_since < self._pace.founding_patience_s:
+        if now - self._empty_since < self._pace.founding_patience_s:
             raise KeyringError("The folder of the keyring is empty, and so is Redis; a running keeper may yet fill it.")
-        return theirs
+        return None
 
     async def _answer(self, answer: Awaitable[T]) -> T:
         try:

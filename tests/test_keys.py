@@ -691,6 +691,22 @@ async def test_a_cache_that_was_seen_empty_for_long_enough_is_filled(
     assert keys.status().ready is ready
 
 
+async def test_the_wait_begins_when_the_cache_is_emptied_and_not_before(world: World, tmp_path: Path) -> None:
+    await world.keeper(secrets=(SECRET,), cache=world.cache).start()
+    late = World(tmp_path / "late")
+    late.steady_clock = world.steady_clock
+    obstacle = late.folder / "keyring.json.new"
+    obstacle.mkdir(parents=True)
+    keys = late.keeper(secrets=(SECRET,), cache=world.cache, founding_patience_s=FOUNDING_PATIENCE_S)
+    await keys.start()
+    world.pass_s(FOUNDING_PATIENCE_S)
+    obstacle.rmdir()
+    world.cache.content = None
+    await tick(keys)
+
+    assert keys.loaded is None
+
+
 class FilledOnClaim(MemoryCache):
     """A cache that a running keeper fills while another claims it."""
 
