@@ -701,7 +701,7 @@ async def test_the_wait_begins_when_the_cache_is_emptied_and_not_before(world: W
     await keys.start()
     world.pass_s(FOUNDING_PATIENCE_S)
     obstacle.rmdir()
-    world.cache.content = None
+    world.cache.content = world.cache.founder = None
     await tick(keys)
 
     assert keys.loaded is None
