@@ -665,7 +665,7 @@ async def test_an_empty_cache_is_left_to_the_keeper_that_has_the_ring(
     waiting = unmounted.keeper(secrets=(SECRET,), cache=world.cache, founding_patience_s=FOUNDING_PATIENCE_S)
     await waiting.start()
 
-    world.cache.available, world.cache.content = True, None
+    world.cache.available, world.cache.content, world.cache.founder = True, None, None
     for _ in range(int(FOUNDING_PATIENCE_S)):
         await tick(waiting)
         assert waiting.loaded is None
