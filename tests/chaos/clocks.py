@@ -72,6 +72,11 @@ async def rotate(trial: Trial, clocks: Clocks, *, times: int) -> None:
         trial.report.rotations += 1
 
 
+def leap(trial: Trial, clocks: Clocks, year: datetime) -> None:
+    trial.tokens.clear()  # those of now will have expired by then
+    clocks.set(year.timestamp() - time.time())
+
+
 async def run(base: Path, *, rotations: int) -> int:
     started = time.monotonic()
     async with fleet(base, max_age_s=2, program=PROGRAM, prepare=lambda trial: Clocks(base, trial).launch()) as trial:
@@ -84,8 +89,7 @@ async def run(base: Path, *, rotations: int) -> int:
             await rotate(trial, clocks, times=rotations)
             jumping.cancel()
             for year in YEARS:
-                trial.tokens.clear()  # those of now will have expired by then
-                clocks.set(year.timestamp() - time.time())
+                await trial.without_load(lambda year=year: leap(trial, clocks, year))  # type: ignore[misc]
                 await trial.pause(15)
                 await rotate(trial, clocks, times=1)
             trial.over = True

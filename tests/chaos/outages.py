@@ -122,6 +122,8 @@ class Trial:
         self.redis_calm = asyncio.Lock()
         self.older: bytes | None = None
         self.over = False
+        self.held = False
+        self.under_way = 0
 
     # --- the load ---
 
@@ -144,9 +146,19 @@ class Trial:
     async def load(self, replica: Replica, *, per_s: float) -> None:
         while not self.over:
             await asyncio.sleep(random.expovariate(per_s))
-            if replica.up:
+            if replica.up and not self.held:
                 act = random.choice((self.issue, self.issue, self.verify, self.refresh, self.merge, self.forge))
+                self.under_way += 1
                 await act(replica)
+                self.under_way -= 1
+
+    async def without_load(self, do: Callable[[], None]) -> None:
+        """Does what no request under way may see happen."""
+        self.held = True
+        while self.under_way:  # noqa: ASYNC110 - every end of a request would have to tell
+            await asyncio.sleep(0.01)
+        do()
+        self.held = False
 
     async def issue(self, replica: Replica) -> None:
         answer = await self.ask(replica, "/v1/issue", {"payload": {"cart": [{"sku": "tea", "quantity": 1}]}})
