@@ -62,6 +62,7 @@ async def _soak(*, total_s: float, rate: float, seed: int, out: Path) -> Tally:
         service = stack.enter_context(serving(folder, **variables))
         traffic = Traffic(base_url=service.base_url, api_key=api_key, tally=tally, chance=chance)
         stack.push_async_callback(traffic.close)
+        await traffic.until_ready()
         rotate_every_s = max(30.0, total_s / MOST_ROTATIONS)
         work: list[Coroutine[Any, Any, None]] = [
             *_visits(traffic, rate=rate),

@@ -54,6 +54,15 @@ class Traffic:
         """Ends all connections."""
         await self._session.close()
 
+    async def until_ready(self) -> None:
+        """Returns when the service has keys: its first start waits whether another keeper fills Redis."""
+        async with asyncio.timeout(60):
+            while True:
+                async with self._session.get(f"{self._base_url}/readyz") as response:
+                    if response.ok:
+                        return
+                await asyncio.sleep(0.1)
+
     async def keep_up(self, visit: Callable[[], Awaitable[None]], *, every_s: float) -> None:
         """Repeats a visit until cancelled. A connection that breaks is told, and no end."""
         while True:
