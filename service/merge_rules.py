@@ -3,11 +3,15 @@
 Pure: nothing that comes in is changed, what is not touched is shared. Every function answers the value that the
 session has afterwards; where a guest's value was refused, altered or replaced another, that is noted on the way.
 Protected values are cut from the guest before anything else, so no rule ever sees one.
+
+Linear in session and guest: no value of the session is copied or searched twice for one guest. So what a guest says of
+one place in several elements of one key is gathered (`Several`) before it meets the session's value.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Final, Literal
+from itertools import compress
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -16,6 +20,13 @@ from service.merge_policies import PathTree, Policy, Rule, RuleName, at_element,
 
 MISSING: Final = msgspec.UNSET
 """Stands where there is no value; null is one."""
+
+
+class Several(tuple[Any, ...]):
+    """What a guest says of one place where several elements of its list have the same key, in their order."""
+
+    __slots__ = ()
+
 
 Shield = PathTree[Literal[True]] | None
 
@@ -48,14 +59,47 @@ class Change(msgspec.Struct, frozen=True):
     subject: str
 
 
+class Index(msgspec.Struct, frozen=True):
+    """Where in `values` the first element of each identity under `key` stands."""
+
+    values: list[Any]
+    key: tuple[str, ...]
+    where: dict[str, int]
+
+
 class Fold(msgspec.Struct):
-    """One guest on its way into the session, and the notes taken."""
+    """One guest on its way into the session, and the notes taken.
+
+    `indexes` are of lists that guests before this one went into, so that a session's elements are identified once and
+    not for each guest; by the list's `id`, which stays its own as the index holds the list.
+    """
 
     subject: str
     weakened: bool
     policy: Policy
     conflicts: list[Conflict] = []
     changes: list[Change] = []
+    indexes: dict[int, Index] = {}
+
+    def forget(self, mark: tuple[int, int]) -> None:
+        """Strikes out the notes taken since `mark`."""
+        conflicts, changes = mark
+        del self.conflicts[conflicts:], self.changes[changes:]
+
+    def renumber(self, mark: tuple[int, int], place: "Place", numbers: Callable[[int], int | None]) -> None:
+        """Gives the elements of a list in the notes taken since `mark` the indexes that they ended up with.
+
+        The notes of an element that is not there in the end, whose number is None, are struck out.
+        """
+        conflicts, changes = mark
+        at = f"{place.path}/"
+        self.conflicts[conflicts:] = _renumbered(self.conflicts[conflicts:], at, numbers)
+        self.changes[changes:] = _renumbered(self.changes[changes:], at, numbers)
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """How many notes were taken so far."""
+        return len(self.conflicts), len(self.changes)
 
     def rule_for(self, place: "Place", session: Any, guest: Any) -> Rule:
         """The rule in force: objects above a PATH merge member by member, whatever else is said."""
@@ -65,6 +109,17 @@ class Fold(msgspec.Struct):
         chosen = place.rule or (default if default and default.fits(kind) else _BY_KIND.get(kind, _ELSE))
         weaker = _WEAKENED.get(chosen.name) if self.weakened else None
         return msgspec.structs.replace(chosen, name=weaker) if weaker else chosen
+
+
+N = TypeVar("N", Conflict, Change)
+
+
+def _renumbered(notes: list[N], at: str, numbers: Callable[[int], int | None]) -> Iterator[N]:
+    for note in notes:
+        index, slash, below = note.path.removeprefix(at).partition("/")
+        number = numbers(int(index))
+        if number is not None:
+            yield msgspec.structs.replace(note, path=f"{at}{number}{slash}{below}")
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -85,6 +140,11 @@ class Place(msgspec.Struct, frozen=True):
     def is_protected(self) -> bool:
         """Whether a guest may never set this place."""
         return value_at(self.shield) is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the place's own rule takes an object as a whole, not member by member."""
+        return self.rule is not None and self.rule.name != "deep" and not (self.rules and self.rules.leads_on)
 
     def member(self, name: str) -> "Place":
         """The place of an object's member; a rule is handed down unless it is `deep`."""
@@ -144,7 +204,7 @@ def fold_guest(fold: Fold, session: dict[str, Any], guest: dict[str, Any]) -> di
     rules = fold.policy.rules
     root = Place(None, "", value_at(rules), rules, fold.policy.shield)
     allowed = cut(fold, root, session, guest)
-    merged: dict[str, Any] = fold_root(fold, root, session, allowed) if allowed else session
+    merged: dict[str, Any] = fold_root(fold, root, session, [allowed]) if allowed else session
     return merged
 
 
@@ -166,19 +226,60 @@ def cut(fold: Fold, place: Place, session: Any, guest: Any) -> Any:
     return guest
 
 
-def fold_root(fold: Fold, place: Place, session: Any, guest: dict[str, Any]) -> Any:
-    """Folds an object that is no one's member: its members by their rules, unless a PATH "" speaks of it as a whole."""
-    rule = place.rule
-    if rule is None or rule.name == "deep" or (place.rules and place.rules.leads_on):
-        return _deep(Case(fold, place, _DEEP, {} if session is MISSING else session, guest))
-    return _apply(Case(fold, place, rule, session, guest))
+def fold_root(fold: Fold, place: Place, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
+    """Folds objects that are no one's member: their members by their rules, unless a PATH "" speaks of the whole."""
+    if place.rule and place.is_whole:
+        return _in_turn(fold, place, place.rule, session, guests)
+    return _in_turn(fold, place, _DEEP, {} if session is MISSING else session, guests)
 
 
 def fold_value(fold: Fold, place: Place, session: Any, guest: Any) -> Any:
     """Folds one value into the session's; `MISSING` in and out where there is none. A guest's null is missing."""
     if guest is None:
         return session
+    if type(guest) is Several:
+        return _fold_several(fold, place, session, guest)
     return _apply(Case(fold, place, fold.rule_for(place, session, guest), session, guest))
+
+
+def _fold_several(fold: Fold, place: Place, session: Any, guests: Several) -> Any:
+    """Folds what a guest says of one place: all that goes by the rule of the first, then by that of the next."""
+    waiting = [guest for guest in guests if guest is not None]
+    while waiting:
+        rules = [fold.rule_for(place, session, guest) for guest in waiting]
+        alike = [rule.name == rules[0].name for rule in rules]
+        session = _in_turn(fold, place, rules[0], session, list(compress(waiting, alike)))
+        waiting = [guest for guest, done in zip(waiting, alike, strict=True) if not done]
+    return session
+
+
+def _in_turn(fold: Fold, place: Place, rule: Rule, session: Any, guests: Sequence[Any]) -> Any:
+    for guest in guests if len(guests) == 1 else _gathered(rule, session, guests):
+        session = _apply(Case(fold, place, rule, session, guest))
+    return session
+
+
+def _gathered(rule: Rule, session: Any, guests: Sequence[Any]) -> Sequence[Any]:
+    """As few values as say the same: of those that replace one another the last, and one object or list of many."""
+    if rule.name == "guest":
+        return guests[-1:]
+    fits, gather = _GATHER.get(rule.name, (None, None))
+    if not fits or not gather or not (session is MISSING or session is None or fits(session)):
+        return guests
+    fitting = [guest for guest in guests if fits(guest)]
+    return [*(guest for guest in guests if not fits(guest)), *([gather(fitting)] if fitting else [])]
+
+
+def _gather_objects(objects: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    members: dict[str, list[Any]] = {}
+    for each in objects:
+        for name, value in each.items():
+            members.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else Several(values) for name, values in members.items()}
+
+
+def _gather_lists(lists: Sequence[list[Any]]) -> list[Any]:
+    return [value for values in lists for value in values]
 
 
 def _apply(case: Case) -> Any:
@@ -262,69 +363,90 @@ def _clamp(value: float, rule: Rule) -> int | float:
 def _list(case: Case) -> Any:
     if not case.both_are(_is_list):
         return case.refuse()
-    own = case.session or []
-    conflicts, changes = len(case.fold.conflicts), len(case.fold.changes)
-    merged = own + case.guest if case.rule.name == "append" else _union(case, own)
-    kept = _limit(case, own, merged)
-    if kept is own:
-        del case.fold.conflicts[conflicts:], case.fold.changes[changes:]
+    own, mark = case.session or [], case.fold.mark
+    index = Index(own + case.guest, (), {}) if case.rule.name == "append" else _union(case, own)
+    slots = index.values
+    places = [index for index, value in enumerate(slots) if value is not MISSING]
+    merged = slots if len(places) == len(slots) else [slots[index] for index in places]
+    stay = _limit(case, own, merged)
+    if stay is None:
+        case.fold.forget(mark)
+        case.note("session")
+        return case.session
+    kept = merged if len(stay) == len(merged) else [merged[index] for index in stay]
+    if len(kept) < len(slots) and mark != case.fold.mark:
+        # An element that no rule handed over would have come last; one that the limit cut has no number.
+        numbers = dict.fromkeys(places) | {places[index]: number for number, index in enumerate(stay)}
+        case.fold.renumber(mark, case.place, lambda index: numbers.get(index, len(kept)))
     if kept is not merged:
-        case.note("session" if kept is own else "bounded")
-    if case.is_vacant:
-        return case.take(kept) if kept or not case.guest else case.session
-    return own if equal(kept, own) else case.take(kept)
+        case.note("bounded")
+    if case.is_vacant and not kept and case.guest:
+        return case.session
+    result: list[Any] = own if not case.is_vacant and equal(kept, own) else case.take(kept)
+    if kept is slots and index.where:
+        case.fold.indexes[id(result)] = msgspec.structs.replace(index, values=result)
+    return result
 
 
-def _limit(case: Case, own: list[Any], merged: list[Any]) -> list[Any]:
-    """Holds the limit, unless nothing of the guest is in the list: what is the session's alone is never cut."""
+def _limit(case: Case, own: list[Any], merged: list[Any]) -> Sequence[int] | None:
+    """Which elements the limit lets stay; None where nothing of the guest is in: the session's alone is never cut."""
     limit = case.rule.limit
     if limit is None or len(merged) <= limit or equal(merged, own):
-        return merged
+        return range(len(merged))
     if case.rule.keep == "first":
-        return own if len(own) > limit or limit == 0 else merged[:limit]
+        return None if len(own) > limit or limit == 0 else range(limit)
     elements = at_element(case.place.shield)
-    kept = _newest(merged, limit, elements)
-    return own if kept is None or equal(kept, _newest(own, limit, elements)) else kept
+    stay, before = _newest(merged, limit, elements), _newest(own, limit, elements)
+    if stay is None or (before and equal([merged[index] for index in stay], [own[index] for index in before])):
+        return None
+    return stay
 
 
-def _newest(values: list[Any], limit: int, shield: Shield) -> list[Any] | None:
+def _newest(values: list[Any], limit: int, shield: Shield) -> list[int] | None:
     """The last `limit` elements, but those with protected values stay; None where these leave no room."""
     pinned = {index for index, value in enumerate(values) if protected_part(value, shield) is not MISSING}
     room = limit - len(pinned)
     if room <= 0:
         return None
     loose = [index for index in range(len(values)) if index not in pinned]
-    stay = pinned.union(loose[-room:])
-    return [value for index, value in enumerate(values) if index in stay]
+    return sorted(pinned.union(loose[-room:]))
 
 
-def _union(case: Case, own: list[Any]) -> list[Any]:
+def _union(case: Case, own: list[Any]) -> Index:
     """The guest's elements that are not there yet follow; those with a key that is there merge into that element.
 
-    Linear: `where` finds the first element of each identity. An element that moved leaves a hole until the end.
+    Linear: `where` finds the first element of each identity, and all that has one key merges at once. An element that
+    moved leaves `MISSING` behind, and so does one that no rule hands over: the notes have been given these indexes.
     """
-    rule, merged = case.rule, list(own)
-    where: dict[str, int] = {}
-    for index, value in enumerate(own):
-        where.setdefault(_identity(value, rule.key), index)
+    rule, slots = case.rule, list(own)
+    where = _where(case, own)
+    keyed: dict[int, list[dict[str, Any]]] = {}
     for value in case.guest:
         identity = _identity(value, rule.key)
-        index = where.get(identity, len(merged))
-        has_key = identity.startswith(_KEYED)
-        if index == len(merged):
-            added = _element(case, index, MISSING, value) if has_key else value
-            if added is MISSING:
-                continue
-        elif has_key:
-            merged[index] = _element(case, index, merged[index], value)
-            continue
-        elif rule.keep == "last":
-            added, merged[index] = merged[index], MISSING
-        else:
-            continue
-        where[identity] = len(merged)
-        merged.append(added)
-    return [value for value in merged if value is not MISSING]
+        index = where.get(identity, len(slots))
+        if identity.startswith(_KEYED):
+            keyed.setdefault(index, []).append(value)
+        if index == len(slots):
+            where[identity] = index
+            slots.append(MISSING if index in keyed else value)
+        elif index not in keyed and rule.keep == "last":
+            where[identity] = len(slots)
+            slots.append(slots[index])
+            slots[index] = MISSING
+    for index, values in keyed.items():
+        slots[index] = _element(case, index, slots[index], values)
+    return Index(slots, rule.key, where)
+
+
+def _where(case: Case, own: list[Any]) -> dict[str, int]:
+    """Where the first element of each identity stands; for the caller to change, as the list is about to."""
+    index = case.fold.indexes.pop(id(own), None)
+    if index and index.key == case.rule.key:
+        return index.where
+    where: dict[str, int] = {}
+    for number, value in enumerate(own):
+        where.setdefault(_identity(value, case.rule.key), number)
+    return where
 
 
 _KEYED: Final = "key "
@@ -332,29 +454,31 @@ _KEYED: Final = "key "
 
 def _identity(value: Any, key: tuple[str, ...]) -> str:
     """What makes two elements of a list one: their key where they have it, else all of them."""
-    if key and type(value) is dict:
-        names = []
-        for name in key:
-            if value.get(name) is None:
-                return canonical(value)
-            names.append(value[name])
-        return _KEYED + canonical(names)
-    return canonical(value)
+    if not key or type(value) is not dict or any(value.get(name) is None for name in key):
+        return canonical(value)
+    return _KEYED + canonical([value[name] for name in key])
 
 
-def _element(case: Case, index: int, session: Any, guest: dict[str, Any]) -> Any:
-    """Merges an element by `fields`. Its key is no field: equal on both sides, it stays as it is.
+def _element(case: Case, index: int, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
+    """Merges elements of one key into the session's by `fields`. The key is no field: equal on both sides, it stays.
 
     `MISSING` where `fields` have a rule for "", the element as a whole, that does not hand a new one over.
     """
-    key = {name: guest[name] for name in case.rule.key}
-    rest = {name: value for name, value in guest.items() if name not in key}
+    place, names = case.place.element(index, case.rule.fields), case.rule.key
+    rest = guests if place.is_whole else [_without(each, names) for each in guests]
     changes = len(case.fold.changes)
-    folded = fold_root(case.fold, case.place.element(index, case.rule.fields), session, rest)
+    folded = fold_root(case.fold, place, session, rest)
+    if folded is MISSING or folded is session:
+        return folded
     if session is MISSING:
         del case.fold.changes[changes:]  # the list's own change says it
-        return MISSING if folded is MISSING else key | folded
-    return folded | {name: session[name] for name in key}
+        key = {name: guests[0][name] for name in names}
+        return key | folded | key
+    return folded | {name: session[name] for name in names}
+
+
+def _without(value: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: member for name, member in value.items() if name not in names}
 
 
 def protected_part(value: Any, shield: Shield) -> Any:
@@ -410,6 +534,13 @@ def _or_null(value: Any) -> Any:
 
 
 _ARITHMETIC: Mapping[RuleName, Callable[[Any, Any], Any]] = {"sum": add, "max": max, "min": min}
+
+_GATHER: Mapping[RuleName, tuple[Callable[[Any], bool], Callable[[Sequence[Any]], Any]]] = {
+    "deep": (_is_object, _gather_objects),
+    "union": (_is_list, _gather_lists),
+    "append": (_is_list, _gather_lists),
+    "by_key": (_is_list, _gather_lists),
+}
 
 _RULES: Mapping[RuleName, Callable[[Case], Any]] = {
     "session": _session,

@@ -15,7 +15,7 @@ import msgspec
 from service.claims import GuestClaims
 from service.errors import Fault, InvalidRequest
 from service.merge_policies import RECEIPTS, Policy
-from service.merge_rules import Change, Conflict, Fold, fold_guest
+from service.merge_rules import Change, Conflict, Fold, Index, fold_guest
 
 MAX_RECEIPTS: Final = 64
 """Receipts that a session carries: about 1.1 KB. A guest whose receipt fell out would merge anew."""
@@ -147,10 +147,11 @@ def _fold_all(
     payload, merged = session, []
     conflicts: list[Conflict] = []
     changes: list[Change] = []
+    indexes: dict[int, Index] = {}
     for claims in guests:
         name = receipt_id(claims)
         weakened = receipts.pop(name, 0) > 0
-        fold = Fold(claims.subject, weakened, policy, conflicts, changes)
+        fold = Fold(claims.subject, weakened, policy, conflicts, changes, indexes)
         payload = fold_guest(fold, payload, claims.payload)
         receipts[name] = claims.version
         merged.append(MergedGuest(claims.subject, claims.version, weakened))

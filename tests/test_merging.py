@@ -392,6 +392,76 @@ def test_the_default_rules_within_elements_too() -> None:
     assert result.payload["x"] == [{"id": 1, "n": 2}]
 
 
+# What one guest says in several elements of one key
+
+
+@pytest.mark.parametrize(
+    ("field", "session", "said", "result"),
+    [
+        ("sum", 1, [2, None, 3], 6),
+        ({"rule": "sum", "ceiling": 9}, 5, [6, -3], 6),
+        ("guest", 1, [2, {"b": 1}, 3], 3),
+        ("guest", ABSENT, [2, None], 2),
+        ("session", ABSENT, [2, 3], 2),
+        ("guest_if_empty", "", ["", 3, 4], 3),
+        ("union", [1], [[2], 5, [1, 3], [2]], [1, 2, 3]),
+        ("append", ABSENT, [[1], [1]], [1, 1]),
+        ({"rule": "append", "limit": 3}, [1], [[2, 3], [4]], [1, 2, 3]),
+        ("union", {"a": 1}, [[1], [2]], {"a": 1}),
+        ("union", ABSENT, [1, 2], ABSENT),
+        ("deep", {"a": 1}, [{"b": [1]}, {"b": [2], "c": 1}], {"a": 1, "b": [1, 2], "c": 1}),
+        ("deep", 5, [{"b": 1}, {"b": 2}], 5),
+        ("drop", ABSENT, [1, 2], ABSENT),
+        (BY_SKU, [{"sku": 1, "qty": 1}], [[{"sku": 1, "qty": 2}], [{"sku": 1, "qty": 3}]], [{"sku": 1, "qty": 6}]),
+    ],
+)
+def test_elements_of_one_key_merge_into_one(field: JSON, session: JSON, said: list[JSON], result: JSON) -> None:
+    rule = {"rule": "by_key", "key": "id", "fields": {"/x": field}}
+    own = {"id": 1} if session == ABSENT else {"id": 1, "x": session}
+
+    (into_one,) = folded([own], [{"id": 1, "x": value} for value in said], rule)
+    (new,) = folded(ABSENT, [own, *({"id": 1, "x": value} for value in said)], rule)
+
+    assert into_one.get("x", ABSENT) == result
+    assert new["id"] == 1
+
+
+def test_each_value_is_handled_by_the_rule_of_its_own_kind() -> None:
+    rule = {"rule": "by_key", "key": "id"}
+    said = [{"id": 1, "x": value} for value in ([1], 5, {"a": 1}, [2], {"b": 1})]
+
+    assert folded([{"id": 1, "x": [0]}], said, rule) == [{"id": 1, "x": [0, 1, 2]}]
+    assert folded([{"id": 1, "x": {}}], said, rule) == [{"id": 1, "x": {"a": 1, "b": 1}}]
+    assert folded([{"id": 1}], said, rule) == [{"id": 1, "x": [1, 2]}]
+
+
+def test_objects_above_a_path_merge_member_by_member_however_often_they_come() -> None:
+    rule = {"rule": "by_key", "key": "id", "fields": {"/x": "guest", "/x/n": "sum"}}
+    said = [{"id": 1, "x": value} for value in ({"n": 1}, 5, {"n": 2, "m": 1})]
+
+    assert folded([{"id": 1}], said, rule) == [{"id": 1, "x": {"n": 3, "m": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("rule", "result"),
+    [
+        ("guest", [{"id": 1, "b": 3}, {"id": 2, "b": 5}]),
+        ("session", [{"id": 1, "a": 1}, {"id": 2, "b": 4}]),
+        ("drop", [{"id": 1, "a": 1}]),
+        ("union", [{"id": 1, "a": 1}]),
+    ],
+)
+def test_a_field_rule_for_the_empty_path_speaks_of_each_element_of_one_key(rule: str, result: JSON) -> None:
+    by_id = {"rule": "by_key", "key": "id", "fields": {"": rule}}
+    said = [{"id": 1, "b": 2}, {"id": 2, "b": 4}, {"id": 1.0, "b": 3}, {"id": 2.0, "b": 5}]
+
+    assert repr(sorted_members(folded([{"id": 1, "a": 1}], said, by_id))) == repr(sorted_members(result))
+
+
+def sorted_members(elements: list[dict[str, JSON]]) -> list[dict[str, JSON]]:
+    return [dict(sorted(each.items())) for each in elements]
+
+
 # Numbers
 
 
@@ -752,7 +822,121 @@ def test_changes_tell_what_came_from_whom_by_which_rule() -> None:
     ]
 
 
+def by_id(**options: JSON) -> JSON:
+    bounded = {"rule": "sum", "ceiling": 99}
+    return {"rules": {"/c": {"rule": "by_key", "key": "id", "fields": {"/q": bounded}, **options}}}
+
+
+def reported(result: MergeResult) -> tuple[list[tuple[str, str]], list[str]]:
+    return [(each.path, each.kept) for each in result.conflicts], [each.path for each in result.changes]
+
+
+@pytest.mark.parametrize(
+    "added", [[{"id": 1, "q": 500}], [{"id": 1, "q": 1}, {"id": 1, "q": 2}], [{"id": 1, "q": 98}, {"id": 1, "q": 9}]]
+)
+def test_nothing_is_told_of_an_element_that_the_limit_cut(added: JSON) -> None:
+    result = merge({"c": [{"id": 0, "q": 1}]}, guest({"c": added}), policy=by_id(limit=1))
+
+    assert reported(result) == ([("/c", "bounded")], [])
+
+
+def test_nothing_is_told_of_an_element_of_the_sessions_that_had_to_go() -> None:
+    start, added = [{"id": 0, "q": 98}], [{"id": 0, "q": 5}, {"id": 1, "q": 2}]
+
+    result = merge({"c": start}, guest({"c": added}), policy=by_id(limit=1, keep="last"))
+
+    assert result.payload["c"] == [{"id": 1, "q": 2}]
+    assert reported(result) == ([("/c", "bounded")], ["/c"])
+
+
+@pytest.mark.parametrize(
+    ("options", "start", "added", "index"),
+    [
+        ({}, ["x", "y"], ["x", {"id": 1, "q": 500}], 2),
+        ({}, ["x", {"id": 1, "q": 9}], ["x", {"id": 1, "q": 500}], 0),
+        ({"limit": 2}, ["x", "y", {"id": 1, "q": 9}], ["z", {"id": 1, "q": 500}], 0),
+    ],
+)
+def test_an_index_is_that_of_the_list_in_the_end(options: JSON, start: JSON, added: JSON, index: int) -> None:
+    result = merge({"c": start}, guest({"c": added}), policy=by_id(keep="last", **options))
+
+    assert result.payload["c"][index] == {"id": 1, "q": 99}
+    assert (f"/c/{index}/q", "bounded") in reported(result)[0]
+
+
+def test_an_index_within_an_index_is_that_of_the_list_in_the_end() -> None:
+    inner = {"rule": "by_key", "key": "id", "keep": "last", "fields": {"/q~1": {"rule": "sum", "ceiling": 9}}}
+    start = {"c": ["x", {"id": 1, "l": ["y", {"id": 1, "q/": 9}]}]}
+    added = {"c": ["x", {"id": 1, "l": ["y", {"id": 1, "q/": 1}]}]}
+
+    result = merge(start, guest(added), policy=by_id(keep="last", fields={"/l": inner}))
+
+    assert reported(result)[0] == [("/c/0/l/0/q~1", "bounded")]
+
+
+def test_an_element_that_is_not_handed_over_is_told_of_where_it_would_have_come() -> None:
+    result = merge({"c": ["x", "y"]}, guest({"c": ["x", {"id": 1}]}), policy=by_id(keep="last", fields={"": "sum"}))
+
+    assert result.payload["c"] == ["y", "x"]
+    assert conflicts(result) == [("/c/2", None, {"id": 1}, "session", "sum")]
+
+
+@pytest.mark.parametrize("rule", ["guest", "session"])
+def test_an_equal_element_is_no_conflict_where_fields_take_it_as_a_whole(rule: str) -> None:
+    policy = by_id(fields={"": rule})
+
+    assert merge({"c": [{"id": 1, "x": 2}]}, guest({"c": [{"id": 1.0, "x": 2}]}), policy=policy).conflicts == ()
+    assert conflicts(merge({"c": [{"id": 1, "x": 2}]}, guest({"c": [{"id": 1, "x": 3}]}), policy=policy)) == [
+        ("/c/0", {"id": 1, "x": 2}, {"id": 1, "x": 3}, rule, rule)
+    ]
+
+
 # Size
+
+
+class Counted(int):
+    """A number that counts how often it is looked at to find its equals."""
+
+    looks = 0
+
+    def __repr__(self) -> str:
+        Counted.looks += 1
+        return int.__repr__(self)
+
+
+def test_the_sessions_elements_are_identified_once_however_many_guests_and_elements_of_one_key() -> None:
+    Counted.looks = 0
+    inner = [Counted(number) for number in range(100)]
+    start = {"cart": [{"sku": 1, "o": inner}], "l": [Counted(number) for number in range(100)]}
+    cart = [{"sku": 1, "o": [number]} for number in range(50, 150)]
+    guests = [Candidate(n, guest({"cart": cart, "l": [n, 1000 + n]}, subject=f"{n}")) for n in range(5)]
+
+    result = merge_guests(start, guests, SHIPPED["cart"])
+
+    assert result.payload["cart"] == [{"sku": 1, "o": list(range(150))}]
+    assert result.payload["l"] == [*range(100), *range(1000, 1005)]
+    assert Counted.looks == 200
+
+
+def test_what_one_guest_says_of_a_list_in_many_elements_is_one_change() -> None:
+    cart = [{"sku": 1, "o": [number]} for number in range(100)]
+
+    result = merge({"cart": [{"sku": 1, "o": []}]}, guest({"cart": cart}), policy={"rules": {"/cart": BY_SKU}})
+
+    assert [each.path for each in result.changes] == ["/cart/0/o", "/cart"]
+
+
+@pytest.mark.parametrize("keep", ["first", "last"])
+def test_a_list_that_several_guests_add_to_is_what_it_would_be_one_by_one(keep: str) -> None:
+    policy = {"default": {"rule": "by_key", "key": "id", "keep": keep, "limit": 6, "fields": {"/n": "sum"}}}
+    lists: list[JSON] = [[{"id": 1, "n": 1}, "x"], [{"id": 2, "n": 1}], [{"id": 1, "n": 1}, "x", "y"], ["y", "z", "x"]]
+    guests = [guest({"l": each}, started=number) for number, each in enumerate(lists)]
+
+    one_by_one: dict[str, JSON] = {"l": ["w", {"id": 2, "n": 1}]}
+    for each in guests:
+        one_by_one = merge(one_by_one, each, policy=policy).payload
+
+    assert merge({"l": ["w", {"id": 2, "n": 1}]}, *guests, policy=policy).payload == one_by_one
 
 
 @pytest.mark.parametrize("rule", ["union", {"rule": "union", "keep": "last"}, BY_SKU])
