@@ -466,6 +466,22 @@ def sorted_members(elements: list[dict[str, JSON]]) -> list[dict[str, JSON]]:
 
 
 @pytest.mark.parametrize(
+    ("whole", "real", "equal"),
+    [
+        (10**19, 1e19, True),
+        (2**63, 2.0**63, True),
+        (-(2**63), -(2.0**63), True),
+        (2**53 + 1, 2.0**53, False),
+        (2**64 - 1, 2.0**64, False),
+        (0, -0.0, True),
+    ],
+)
+def test_a_number_is_found_again_however_it_is_spelt(whole: int, real: float, *, equal: bool) -> None:
+    assert folded([whole], [real], "union") == ([whole] if equal else [whole, real])
+    assert folded([real], [whole], "union") == ([real] if equal else [real, whole])
+
+
+@pytest.mark.parametrize(
     ("session", "from_guest", "result"),
     [
         (2**53, 1, 2**53 + 1),
