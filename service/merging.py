@@ -50,7 +50,11 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class MergeResult(msgspec.Struct, frozen=True):
-    """What a merge came to. `last` is the guest merged last; `changes` tells what came from whom."""
+    """What a merge came to. `changes` tells what came from whom.
+
+    `last` is the guest merged last. Where all were merged before, it is the last of these, as when the answer to the
+    first request was lost; None where there is no guest at all.
+    """
 
     payload: dict[str, Any]
     guests: tuple[MergedGuest, ...] = ()
@@ -78,7 +82,7 @@ def merge_guests(session: dict[str, Any], candidates: Sequence[Candidate], polic
     already = [Skipped(each.index, "already_merged", each.claims.subject) for each in known]
     skipped = tuple(sorted([*superseded, *already], key=lambda each: each.index))
     if not counted:
-        return MergeResult(payload=session, skipped=skipped)
+        return MergeResult(payload=session, skipped=skipped, last=known[-1].claims if known else None)
     return _fold_all(session, [each.claims for each in counted], policy, receipts=receipts, skipped=skipped)
 
 

@@ -199,6 +199,17 @@ def test_of_two_receipts_for_one_guest_the_higher_version_holds() -> None:
     assert result.skipped == (Skipped(0, "already_merged", "G-1"),)
 
 
+def test_where_all_were_merged_before_the_last_of_them_is_told_for_what_comes_next() -> None:
+    older, newer = guest({"n": 1}, subject="a", started=1), guest({"n": 2}, subject="b", started=2)
+    first = merge({}, newer, older)
+
+    again = merge(first.payload, newer, older)
+
+    assert not again.merged
+    assert again.last == first.last == newer
+    assert merge(first.payload, older, guest({}, subject="c", started=0)).last == guest({}, subject="c", started=0)
+
+
 # How they fold in
 
 
