@@ -7,8 +7,9 @@ then walks its trees in step with the payload, so that no member costs a search,
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -36,11 +37,16 @@ MAX_FIELDS_DEPTH: Final = 16
 MAX_PATHS: Final = 512
 """How many PATHs one policy may have, those of `fields` and `protect` included."""
 
+MAX_PATH_CHARS: Final = 1024
+"""The longest PATH; a token of a few kilobytes has no use for more."""
+
 MAX_KEY_NAMES: Final = 16
 """How many members may make up one key: each is looked up in each element of both lists."""
 
 MAX_FAULTS: Final = 100
-"""How many faults are told of one document; a policy of nothing but faults would make an answer many times its size."""
+MAX_FAULT_CHARS: Final = 2**16
+"""How many faults of one document are told, and how long their paths may be together before it is enough: each repeats
+the PATHs above it, so that a small body could ask for an answer of megabytes."""
 
 MAX_PLACES: Final = 4096
 """How many places the trees of one policy may have: n PATHs with `*` in different segments can make 2^n of them."""
@@ -129,35 +135,48 @@ def compile_policy(document: object, *, at: str = "") -> Policy:
     """Compiles a decoded policy document, which stands at the JSON Pointer `at` of what the caller sent.
 
     Raises:
-        InvalidPolicy: with every fault, each path a JSON Pointer that starts with `at`.
+        InvalidPolicy: with every fault up to `MAX_FAULTS`, each path a JSON Pointer that starts with `at`; behind a
+            PATH that is too long none is looked for, and where there are too many PATHs that alone is told.
     """
-    reader = _Reader()
-    policy = reader.policy(document, at)
-    if reader.faults:
-        raise InvalidPolicy("The merge policy has faults.", reader.faults)
-    return policy
+    return _read(lambda reader: reader.policy(document, at), "The merge policy has faults.")
 
 
 def parse_policy_file(text: bytes, *, format: Literal["json", "toml"]) -> dict[str, Policy]:  # noqa: A002 - the plain word
     """Compiles a file of named policies, `{NAME: POLICY}` in UTF-8.
 
     Raises:
-        InvalidPolicy: with every fault of every policy, each path starting with `/NAME`; or one fault at "" where the
+        InvalidPolicy: with the faults of every policy, each path starting with `/NAME`; or one fault at "" where the
             file is not JSON (strictly, without duplicate members) or TOML.
     """
     documents = _decode(text, _DECODERS[format])
+    return _read(
+        lambda reader: {name: reader.policy(each, f"/{escape(name)}") for name, each in documents.items()},
+        "The file of merge policies has faults.",
+    )
+
+
+def _read(read: Callable[["_Reader"], T], complaint: str) -> T:
     reader = _Reader()
-    policies = {name: reader.policy(each, f"/{escape(name)}") for name, each in documents.items()}
-    if reader.faults:
-        raise InvalidPolicy("The file of merge policies has faults.", reader.faults)
-    return policies
+    with suppress(_EnoughFaultsError):
+        result = read(reader)
+        if not reader.faults:
+            return result
+    raise InvalidPolicy(complaint, reader.faults)
+
+
+class _EnoughFaultsError(Exception):
+    """Ends the reading of a document: what is wrong with it was told."""
 
 
 class _Reader:
-    """Reads one document, and takes down each fault with its path instead of stopping at the first."""
+    """Reads one document, and takes down each fault with its path instead of stopping at the first.
+
+    Bounds on the size of a document do stop it, by `_EnoughFaultsError`.
+    """
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
+        self._told_chars = 0
         self._places = 0
 
     def policy(self, document: object, at: str) -> Policy:
@@ -179,8 +198,14 @@ class _Reader:
         )
 
     def _fault(self, path: str, message: str) -> None:
-        if len(self.faults) < MAX_FAULTS:
-            self.faults.append(Fault(path=path, message=message))
+        self.faults.append(Fault(path=path, message=message))
+        self._told_chars += len(path)
+        if len(self.faults) == MAX_FAULTS or self._told_chars > MAX_FAULT_CHARS:
+            raise _EnoughFaultsError
+
+    def _stop(self, path: str, message: str) -> NoReturn:
+        self._fault(path, message)
+        raise _EnoughFaultsError
 
     def _members(self, document: object, at: str, *, known: set[str] | frozenset[str]) -> dict[str, Any]:
         """The members of an object; the unknown ones are faults and left out."""
@@ -213,6 +238,8 @@ class _Reader:
         if type(text) is not str:
             self._fault(at, "must be a PATH, that is a string")
             return ()
+        if len(text) > MAX_PATH_CHARS:
+            self._stop(at, f"is longer than {MAX_PATH_CHARS} characters")
         try:
             segments = parse_pointer(text)
         except ValueError as error:

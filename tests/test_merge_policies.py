@@ -1,3 +1,4 @@
+import json
 from itertools import product
 from typing import Any
 
@@ -189,6 +190,30 @@ def test_a_key_has_16_names_at_most() -> None:
 
 def test_a_hundred_faults_are_told_and_no_more() -> None:
     assert len(faults({"protect": ["no PATH"] * 500})) == 100
+
+
+def test_a_path_has_1024_characters_at_most() -> None:
+    compile_policy({"rules": {"/" + "a" * 1023: "sum"}})
+
+    long = "/" + "a" * 1024
+    assert faults({"rules": {long: "summ"}, "default": 5}) == [
+        (f"/rules/~1{long[1:]}", "is longer than 1024 characters")
+    ]
+
+
+def test_a_hundred_faults_are_told_of_a_file_and_no_more() -> None:
+    assert len(file_faults(json.dumps({f"{number}": 5 for number in range(101)}).encode(), "json")) == 100
+
+
+def test_faults_with_long_paths_are_told_until_it_is_enough() -> None:
+    rule: JSON = {f"{number}": "sum" for number in range(100)}
+    for _ in range(10):
+        rule = {"/" + "~0" * 500: {"rule": "by_key", "key": "k", "fields": rule}}
+
+    told = faults({"rules": rule})
+
+    assert sum(len(path) for path, _ in told) < 100_000
+    assert len(told) < 10
 
 
 def test_stars_that_multiply_are_a_fault_and_cost_nothing() -> None:
