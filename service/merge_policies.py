@@ -377,8 +377,11 @@ _NO_POLICY = Policy(rules=None, default=None, shield=None)
 
 
 def _cart(quantity: str) -> dict[str, object]:
-    """Lines by `sku`, each with a `quantity` (or `qty`), which is never raised above 99."""
-    amount = {"rule": quantity, "ceiling": 99}
+    """Lines by `sku`, each with a `quantity` (or `qty`), which a guest can raise to 99 and never push below 0.
+
+    The floor is 0 and no 1, or a line that the guest had emptied would come to the account with a piece in it.
+    """
+    amount = {"rule": quantity, "floor": 0, "ceiling": 99}
     return {"rule": "by_key", "key": "sku", "limit": 100, "fields": {"/quantity": amount, "/qty": amount}}
 
 

@@ -400,6 +400,17 @@ def test_the_shipped_policies_merge_two_carts(name: str, quantities: JSON) -> No
     assert [(line["sku"], line["quantity"]) for line in result] == quantities
 
 
+@pytest.mark.parametrize("member", ["quantity", "qty"])
+@pytest.mark.parametrize("name", ["cart", "highest_quantity_wins"])
+def test_no_shipped_cart_takes_less_than_nothing_from_a_guest(name: str, member: str) -> None:
+    def line(sku: str, quantity: int) -> JSON:
+        return {"sku": sku, member: quantity}
+
+    result = merged(SHIPPED[name], {"cart": [line("a", 5)]}, {"cart": [line("a", -7), line("b", -1), line("c", 0)]})
+
+    assert result["cart"] == [line("a", 0 if name == "cart" else 5), line("b", 0), line("c", 0)]
+
+
 @pytest.mark.parametrize(
     "name", ["default", "cart", "highest_quantity_wins", "saved_cart_wins", "guest_if_empty", "guest_replaces"]
 )
