@@ -304,7 +304,7 @@ def _guest_if_empty(case: Case) -> Any:
     if not case.is_vacant and not _is_empty(without_protected(case.session, case.place.shield)):
         return case.session
     value = with_protected(case.session, case.guest, case.place.shield)
-    return case.refuse("protect") if value is case.session else case.take(value)
+    return case.refuse("protect") if equal(value, case.session) else case.take(value)
 
 
 def _drop(case: Case) -> Any:

@@ -747,6 +747,10 @@ def test_what_is_protected_does_not_count_for_empty(session: JSON, from_guest: J
     assert merge({"x": session}, guest({"x": from_guest}), policy=policy).payload["x"] == result
 
 
+def test_what_is_empty_on_both_sides_is_no_change() -> None:
+    assert merge({"x": [], "y": ""}, guest({"x": [], "y": ""}), policy={"default": "guest_if_empty"}).changes == ()
+
+
 def test_a_policy_for_the_payload_as_a_whole_keeps_what_is_protected() -> None:
     receipts = [["AAAAAAAAAA", 1]]
     start = {"merged_guests": receipts, "role": "user"}
@@ -951,6 +955,16 @@ def test_what_one_guest_says_of_a_list_in_many_elements_is_one_change() -> None:
     result = merge({"cart": [{"sku": 1, "o": []}]}, guest({"cart": cart}), policy={"rules": {"/cart": BY_SKU}})
 
     assert [each.path for each in result.changes] == ["/cart/0/o", "/cart"]
+
+
+def test_one_list_at_two_places_is_searched_by_the_key_of_each() -> None:
+    shared = [{"a": 1, "b": 2}]
+    policy = {"rules": {f"/{name}": {"rule": "by_key", "key": name, "fields": {"/n": "sum"}} for name in "ab"}}
+    payload = {"a": [{"a": 1}], "b": [{"b": 2, "n": 1}]}
+
+    result = merge({"a": shared, "b": shared}, guest(payload), policy=policy).payload
+
+    assert (result["a"], result["b"]) == ([{"a": 1, "b": 2}], [{"a": 1, "b": 2, "n": 1}])
 
 
 @pytest.mark.parametrize("keep", ["first", "last"])
