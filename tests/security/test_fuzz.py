@@ -4,6 +4,7 @@ FUZZ_EXAMPLES sets how many inputs each door is tried with; `make fuzz` tries 20
 """
 
 import asyncio
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +17,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from service import claims, keyring, wire
 from service.access import Access
-from service.errors import GuestSessionsError, InvalidSettings, InvalidToken, KeyringDamaged, WrongSecret
+from service.errors import GuestSessionsError, InvalidPolicy, InvalidSettings, InvalidToken, KeyringDamaged, WrongSecret
 from service.gateway import Gateway, GuestCookie
 from service.jose_codec import JoseCodec, inspect
 from service.merge_policies import compile_policy, parse_policy_file
+from service.merging import Candidate, merge_guests
 from service.payloads import Change, JsonPatch, MergePatch
 from service.rate_limit import RateLimiter
 from service.redis_url import parse_redis_url
@@ -148,6 +150,81 @@ def test_the_json_door_raises_its_own_errors_alone(body: bytes, shape: type[wire
 def test_a_policy_of_any_shape_raises_its_own_error_alone(document: Any) -> None:
     with suppress(GuestSessionsError):
         compile_policy(document)
+
+
+rule_names = st.sampled_from(
+    ["session", "guest", "guest_if_empty", "drop", "deep", "sum", "max", "min", "union", "append", "by_key"]
+)
+some_paths = st.sampled_from(["", "/", "/*", "/a", "/a/b", "/*/a", "/a/*", "/*/*", "/rule", "/__proto__"])
+some_numbers = st.sampled_from([0, 1, -1, 0.5, 2**63, 2**64 - 1, 1e19, 1e308, -1e308])
+options = {
+    "limit": st.integers(0, 3),
+    "keep": st.sampled_from(["first", "last"]),
+    "floor": some_numbers,
+    "ceiling": some_numbers,
+    "key": st.sampled_from(["a", "rule", ["a", "b"]]),
+}
+
+
+def rules_with(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries(
+        {"rule": rule_names}, optional={**options, "fields": st.dictionaries(some_paths, inner, max_size=3)}
+    ).map(fitting)
+
+
+def fitting(rule: dict[str, Any]) -> dict[str, Any]:
+    """The rule without the options of others, so that most policies compile."""
+    known = {"sum": {"floor"}, "max": {"ceiling"}, "min": {"floor", "ceiling"}, "by_key": {*options, "fields"}}
+    lists = {"limit", "keep"}
+    kept = known.get(rule["rule"], lists if rule["rule"] in ("union", "append") else set())
+    kept = kept - {"floor", "ceiling"} if rule["rule"] == "by_key" else kept
+    need = {"key": "a"} if rule["rule"] == "by_key" else {}
+    return need | {name: value for name, value in rule.items() if name in kept | {"rule"}}
+
+
+some_rules = st.recursive(rule_names.filter(lambda name: name != "by_key"), rules_with, max_leaves=6)
+some_policies = st.fixed_dictionaries(
+    {},
+    optional={
+        "rules": st.dictionaries(some_paths, some_rules, max_size=5),
+        "default": some_rules,
+        "protect": st.lists(some_paths, max_size=2),
+        "protect_defaults": st.booleans(),
+    },
+)
+payload_scalars = st.sampled_from(
+    [None, True, False, "", "a", "~", "\x00", 0, 1, 1.0, -0.0, 0.1, 2**64 - 1, -(2**63), 1e19, 1e308, 5e-324]
+)
+payload_names = st.sampled_from(["a", "b", "", "rule", "role", "__proto__"])
+payload_values: st.SearchStrategy[Any] = st.recursive(
+    payload_scalars,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(payload_names, inner, max_size=4),
+    max_leaves=20,
+)
+some_payloads = st.dictionaries(payload_names, payload_values, max_size=4)
+
+
+@fuzz
+@given(some_payloads, st.lists(some_payloads, min_size=1, max_size=4), some_policies | values)
+def test_a_merge_under_any_policy_ends_in_json_and_changes_no_argument(
+    session: dict[str, Any], payloads: list[dict[str, Any]], document: Any
+) -> None:
+    try:
+        policy = compile_policy(document)
+    except InvalidPolicy:
+        return
+    guests = [
+        claims.GuestClaims(ISSUER, "G-1", (), NOW_S, NOW_S + 1, number // 2, "t", number + 1, payload)
+        for number, payload in enumerate(payloads)
+    ]
+    before = repr((session, guests))
+
+    first = merge_guests(session, [Candidate(*each) for each in enumerate(guests[:-1])], policy)
+    result = merge_guests(first.payload, [Candidate(0, guests[-1])], policy)
+
+    assert json.loads(json.dumps(result.payload, allow_nan=False)) == result.payload
+    json.dumps([msgspec.to_builtins(each) for each in (*result.conflicts, *result.changes)], allow_nan=False)
+    assert repr((session, guests)) == before
 
 
 @fuzz
