@@ -1,4 +1,4 @@
-"""What a merge costs: a 3 KB guest into a 3 KB session under ten rules, and long lists.
+"""What a merge costs: a 3 KB guest into a 3 KB session under ten rules, long lists, and what hostile guests would send.
 
 `make bench-merge` prints the figures; nothing is asserted.
 """
@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from service.claims import GuestClaims
-from service.merge_policies import compile_policy
+from service.merge_policies import SHIPPED, compile_policy
 from service.merging import Candidate, merge_guests
 
 TEN_RULES: dict[str, Any] = {
@@ -73,6 +75,12 @@ def long_list(length: int, rule: dict[str, Any]) -> float:
     return median_s(lambda: merge_guests(session, [Candidate(0, guest)], policy), rounds=3)
 
 
+def many_guests(session: dict[str, Any], guest: dict[str, Any], count: int) -> float:
+    """Merges `count` guests of one payload under the shipped `cart`; CPU seconds."""
+    guests = [Candidate(n, msgspec.structs.replace(claims(guest), subject=f"G-{n}")) for n in range(count)]
+    return median_s(lambda: merge_guests(session, guests, SHIPPED["cart"]), rounds=3)
+
+
 def main() -> None:
     """Prints the figures."""
     write = sys.stdout.write
@@ -90,6 +98,12 @@ def main() -> None:
     for name, rule in rules.items():
         short, long = long_list(10_000, rule), long_list(100_000, rule)
         write(f"{name:17} 10,000: {short * 1e3:7.1f} ms   100,000: {long * 1e3:7.1f} ms   {long / short:5.1f} times\n")
+    numbers = list(range(50_000))
+    one_key = {"cart": [{"sku": 1, "o": [n]} for n in range(130)]}
+    write(f"6 guests, 130 elements of one key: {many_guests({'cart': [{'sku': 1, 'o': numbers}]}, one_key, 6):.3f} s\n")
+    one_line = {"cart": [{"sku": 1} | {f"m{n}": n for n in range(11_000)}]}
+    write(f"32 guests, 220 into a line of 11,000: {many_guests(one_line, {'cart': [{'sku': 1}] * 220}, 32):.3f} s\n")
+    write(f"32 guests, one more in 100,000: {many_guests({'l': [1] * 100_000}, {'l': [2]}, 32):.3f} s\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,17 @@ import pytest
 
 from service.claims import GuestClaims
 from service.json_values import equal
-from service.merge_policies import PROTECTED, SHIPPED, compile_policy, parse_policy_file
+from service.merge_policies import (
+    MAX_FAULTS,
+    MAX_KEY_NAMES,
+    MAX_PATH_CHARS,
+    MAX_PATHS,
+    MAX_PLACES,
+    PROTECTED,
+    SHIPPED,
+    compile_policy,
+    parse_policy_file,
+)
 from service.merging import Candidate, merge_guests
 
 PAGE = (Path(__file__).parent.parent / "docs" / "merging.md").read_text(encoding="utf-8")
@@ -47,3 +57,14 @@ def test_every_rule_and_recipe_has_an_example() -> None:
 def test_the_page_names_what_is_shipped_and_protected() -> None:
     assert {name for name in SHIPPED if f"| `{name}` |" in PAGE} == SHIPPED.keys()
     assert f"{len(PROTECTED)} top-level names" in PAGE
+
+
+def test_the_page_names_the_limits() -> None:
+    for limit in (
+        f"{MAX_PATHS} PATHs a policy",
+        f"{MAX_PATH_CHARS:,} characters a PATH",
+        f"{MAX_KEY_NAMES} names a `key`",
+        f"At most {MAX_FAULTS} faults",
+        f"{MAX_PLACES:,} cases",
+    ):
+        assert limit in PAGE
