@@ -159,8 +159,9 @@ class Api:
         further = None
         if asked.cookie and not asked.dry_run:
             further = {"Set-Cookie": self._handover_cookie(successor, renew=asked.renew)}
-        answer = wire.merged_object(merged, None if successor is None else self._token_object(successor))
-        return Answer(_OK, msgspec.json.encode(answer), further=further)
+        next_object = None if successor is None else self._token_object(successor)
+        answer = await compute(lambda: msgspec.json.encode(wire.merged_object(merged, next_object)))
+        return Answer(_OK, answer, further=further)
 
     async def auth(self, request: web.Request) -> Answer:
         """`/v1/auth`, any method, any path below: for gateways."""

@@ -6,7 +6,7 @@ surrogates, numbers that do not survive), deep nesting, unknown members and wron
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from service.claims import SUBJECT
 from service.errors import Fault, InvalidRequest, MalformedRequest
 from service.json_values import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, parse_json, pointer
+from service.merge_rules import Conflict
 from service.payloads import Change, JsonPatch, MergePatch, Replace
 from service.tokens import Merged, SignedToken, VerifiedToken
 
@@ -25,6 +26,8 @@ Subject = Annotated[str, Meta(pattern=rf"\A{SUBJECT}\Z")]
 Audience = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 Ttl = Annotated[int, Meta(ge=1)]
 MAX_FORM_MEMBERS: Final = 100
+MAX_REPORT_BYTES: Final = 1_048_576
+"""What the values in a merge's conflicts come to at most: each shows the session's, which may be one long list."""
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -235,9 +238,26 @@ def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[st
             {"index": each.index, "reason": each.reason, **({} if each.subject is None else {"subject": each.subject})}
             for each in merged.skipped
         ],
-        "conflicts": result.conflicts,
+        "conflicts": list(_told(result.conflicts)),
         "next": next_object,
     }
+
+
+def _told(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]:
+    """The conflicts with the values of as many as there is room for; the others are told without."""
+    bytes_left = MAX_REPORT_BYTES
+    encoded: dict[int, bytes] = {}  # by identity: one value of the session may stand in hundreds of conflicts
+    for each in conflicts:
+        values = {"session": each.session, "guest": each.guest}
+        for value in values.values():
+            if id(value) not in encoded:
+                encoded[id(value)] = msgspec.json.encode(value)
+        size_bytes = sum(len(encoded[id(value)]) for value in values.values())
+        shown = {}
+        if size_bytes <= bytes_left:
+            bytes_left -= size_bytes
+            shown = {name: msgspec.Raw(encoded[id(value)]) for name, value in values.items()}
+        yield {"path": each.path, **shown, "kept": each.kept, "rule": each.rule, "subject": each.subject}
 
 
 def _decode_json(raw: bytes, *, spared: str | None) -> Any:

@@ -492,6 +492,37 @@ async def test_policies_are_taken_by_name_or_as_they_are(api: Api) -> None:
     assert sorted(faults(broken.json)) == ["/policy/more", "/policy/rules/~1a"]
 
 
+async def test_a_report_of_many_conflicts_shows_each_of_a_long_list_s_values_no_more_than_there_is_room(
+    api: Api,
+) -> None:
+    at_odds = [{"id": 1, "seen": index} for index in range(100)]
+    guest = await api.issue(payload={"lines": at_odds, "name": "Eve"})
+    policy = {"rules": {"/lines": {"rule": "by_key", "key": "id", "fields": {"/seen": "session"}}, "/name": "session"}}
+    session = {"lines": [{"id": 1, "seen": ["x"] * 30_000}], "name": "Ada"}
+
+    answer = await api.post("/v1/merge", {"tokens": [guest["token"]], "session": session, "policy": policy})
+
+    conflicts = answer.json["conflicts"]
+    assert len(answer.body) < 2 * 1_048_576
+    assert {(each["path"], each["kept"], each["rule"]) for each in conflicts[:100]} == {
+        ("/lines/0/seen", "session", "session")
+    }
+    shown = [each for each in conflicts[:100] if "session" in each]
+    assert [(each["session"], each["guest"]) for each in shown] == [(["x"] * 30_000, n) for n in range(len(shown))]
+    assert 0 < len(shown) < len(conflicts[:100])
+    assert not any("guest" in each for each in conflicts[:100] if each not in shown)
+    assert conflicts[100:] == [
+        {
+            "path": "/name",
+            "session": "Ada",
+            "guest": "Eve",
+            "kept": "session",
+            "rule": "session",
+            "subject": guest["subject"],
+        }
+    ]
+
+
 async def test_an_etag_spares_the_jwks(api: Api) -> None:
     first = await api.get("/.well-known/jwks.json")
 
