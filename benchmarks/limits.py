@@ -11,6 +11,7 @@ import resource
 import statistics
 import tempfile
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -25,12 +26,16 @@ from benchmarks.report import percentile
 from benchmarks.servers import Server, answering, cores, free_port, pin, running
 from service.app import make_key_operations
 from service.settings import Settings
+from tests.redis_servers import Server as RedisServer
+from tests.redis_servers import running as redis_running
 
 SERVE: Final = ("-m", "service", "serve")
 SHARE: Final = 0.7
 """Of the peak."""
 ROTATE_S: Final = 1.0
 """Far more often than anybody would; each rotation also empties the memory of verified tokens."""
+FAULT_S: Final = 2.0
+"""Longer than anything waits for Redis."""
 SLOW: Final = 200
 TRICKLE_S: Final = 0.5
 BEGUN: Final = (
@@ -79,6 +84,50 @@ async def _run(*, requests_total: int, starts: int, seconds: float, idle: int) -
             async with _crowd(idle, lambda _: _say_nothing(server.port)):
                 await _latency(server, requests, _BY_NAME["verify_seen"], seconds=seconds)
                 click.echo(f"memory then: {_rss_mib(server):.1f} MiB")
+    await _beside_redis(core=server_core, seconds=seconds)
+
+
+async def _beside_redis(*, core: int | None, seconds: float) -> None:
+    """Latency and memory of a service whose Redis stays, then stops answering, then is gone, again and again."""
+    with tempfile.TemporaryDirectory() as folder:
+        redis = RedisServer(Path(folder) / "redis")
+        port = free_port()
+        variables = {
+            **service_variables(port=port, keys_dir=Path(folder) / "keys"),
+            "GUEST_KEYS_SECRET": urlsafe_b64encode(os.urandom(32)).decode(),
+            "GUEST_LOG_LEVEL": "error",
+        }
+        requests = Requests(await load_tokens(variables))
+        variables["GUEST_REDIS_URL"] = f"redis://127.0.0.1:{redis.port}"
+        with (
+            redis_running(redis),
+            running("service", SERVE, port=port, core=core, variables=variables) as server,
+        ):
+            await answering(server)
+            click.echo("with Redis:")
+            await _latency(server, requests, _BY_NAME["verify_seen"], seconds=seconds)
+            failing = asyncio.create_task(_keep_failing(redis))
+            click.echo(f"with Redis that hangs for {FAULT_S:g} s and is killed for {FAULT_S:g} s in turn:")
+            await _latency(server, requests, _BY_NAME["verify_seen"], seconds=2 * seconds)
+            failing.cancel()
+            with suppress(asyncio.CancelledError):
+                await failing
+            click.echo(f"memory then: {_rss_mib(server):.1f} MiB")
+
+
+async def _keep_failing(redis: RedisServer) -> None:
+    try:
+        while True:
+            redis.pause()
+            await asyncio.sleep(FAULT_S)
+            redis.resume()
+            await asyncio.sleep(FAULT_S)
+            redis.kill()
+            await asyncio.sleep(FAULT_S)
+            await asyncio.to_thread(redis.start)
+            await asyncio.sleep(FAULT_S)
+    finally:
+        redis.kill()
 
 
 async def _start(algorithm: str, *, core: int | None) -> tuple[float, float]:
