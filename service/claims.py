@@ -181,9 +181,7 @@ def check(
 
 
 def _further(claims: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's own claims, of a mapping that has all that a token must have; mostly there are none."""
-    if len(claims) == len(REGISTERED) - ("aud" not in claims):
-        return {}
+    """The caller's own claims; mostly there are none."""
     return {name: value for name, value in claims.items() if name not in REGISTERED}
 
 

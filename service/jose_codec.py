@@ -48,15 +48,17 @@ class JoseCodec:
         require_cryptography_backend()
         self._table = {encoded_header(key).encode(): (key, _load(key, public_jwk(key))) for key in ring.keys}
         active = next((key for key in ring.keys if key.state is KeyState.ACTIVE), None)
-        self._signer = None if active is None else _load(active, active.private)
-        self._prefix = b"" if active is None else encoded_header(active).encode() + b"."
+        self._signer = (
+            None if active is None else (encoded_header(active).encode() + b".", _load(active, active.private))
+        )
 
     def sign(self, claims: bytes) -> str:
         """The claims' JSON as a token under the active key."""
         if self._signer is None:
             raise ValueError("a ring without an active key signs nothing")
-        signing_input = self._prefix + _encode(claims)
-        return (signing_input + b"." + _encode(self._signer.sign(signing_input))).decode("ascii")
+        prefix, key = self._signer
+        signing_input = prefix + _encode(claims)
+        return (signing_input + b"." + _encode(key.sign(signing_input))).decode("ascii")
 
     def verify(self, raw_token: str) -> tuple[Key, bytes]:
         """The key and the claims' JSON of a token whose signature is good.

@@ -107,7 +107,7 @@ def parse_receipts(session: Mapping[str, Any]) -> dict[str, int]:
         raise InvalidRequest("The session's receipts are malformed.", faults)
     receipts: dict[str, int] = {}
     for name, version in entries:
-        receipts[name] = max(version, receipts.pop(name, 0))
+        receipts[name] = max(version, receipts.pop(name, version))
     return receipts
 
 

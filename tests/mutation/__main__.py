@@ -42,7 +42,7 @@ PYTEST: Final = (
 )
 MERGING: Final = ("tests/test_merging.py", "tests/test_merge_policies.py", "tests/test_merging_laws.py")
 TESTS: Final = {
-    "claims": ("tests/test_claims.py",),
+    "claims": ("tests/test_claims.py", "tests/test_jose_codec.py"),
     "jose_codec": (
         "tests/test_jose_codec.py",
         "tests/security/test_tokens.py",

@@ -32,7 +32,10 @@ _OPERATORS: Final[dict[type[ast.operator], type[ast.operator]]] = {
 
 
 class Mutant(msgspec.Struct, frozen=True):
-    """One fault: the module's whole source with it, and what it is for people. `name` outlives moved lines."""
+    """One fault: the module's whole source with it, and what it is for people.
+
+    `name` outlives moved lines, and starts with the class or function that it is in.
+    """
 
     line: int
     name: str
@@ -42,25 +45,27 @@ class Mutant(msgspec.Struct, frozen=True):
 def mutants(source: str) -> Iterator[Mutant]:
     """Each fault by itself, in the order of the source."""
     original = ast.parse(source)
-    for index, node in enumerate(_mutable(original)):
+    for index, (scope, node) in enumerate(_mutable(original)):
         for number, changed in enumerate(_changes(node)):
             tree = ast.parse(source)
-            target = list(_mutable(tree))[index]
+            _, target = list(_mutable(tree))[index]
             _replace(tree, target, list(_changes(target))[number])
-            name = f"{ast.unparse(node)} -> {ast.unparse(changed)}"
+            name = f"{scope}{ast.unparse(node)} -> {ast.unparse(changed)}"
             yield Mutant(getattr(node, "lineno", 0), name, ast.unparse(ast.fix_missing_locations(tree)))
 
 
-def _mutable(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that compute something: no annotation, no docstring, no text for people."""
+def _mutable(tree: ast.AST, scope: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """The nodes that compute something, and where they are: no annotation, no docstring, no text for people."""
+    if isinstance(tree, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        scope = f"{scope}{tree.name}: "
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "bases", "type_params", "decorator_list"):
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or _is_prose(child) or _is_alias(child):
                 continue
-            yield child
-            yield from _mutable(child)
+            yield scope, child
+            yield from _mutable(child, scope)
 
 
 def _is_prose(node: ast.AST) -> bool:
@@ -94,7 +99,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
         case ast.IfExp(body=body, orelse=orelse):
             yield body
             yield orelse
-        case ast.Return(value=value) if value is not None and not _is_none(value):
+        case ast.Return(value=value) if value is not None and not _says_no(value):
             yield ast.Return(ast.Constant(None))
         case ast.Constant(value=value):
             yield from map(ast.Constant, _other_constants(value))
@@ -112,8 +117,9 @@ def _other_constants(value: object) -> Iterator[bool | int | str | bytes]:
             yield b"X" + value
 
 
-def _is_none(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _says_no(node: ast.AST) -> bool:
+    """Whether None in its place would say the same."""
+    return isinstance(node, ast.Constant) and (node.value is None or node.value is False)
 
 
 def _replace(tree: ast.AST, target: ast.AST, changed: ast.AST) -> None:
