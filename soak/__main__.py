@@ -83,6 +83,7 @@ async def _soak(*, total_s: float, rate: float, seed: int, out: Path) -> Tally:
             (out / "service.log").write_text(service.output, "utf-8")
         if service.stop() != 0:
             tally.fault("5xx", "the service did not end well")
+    tally.end()
     return tally
 
 

@@ -14,13 +14,12 @@ PROMISES: Final = (
     "good refused",
     "5xx",
     "hang",
+    "memory",
     "connection",
     "merge",
     "stalled",
     "rotation",
 )
-WARM_UP_S: Final = 120.0
-"""Until caches have filled and the allocator has settled."""
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT = 900, 130, 70, 20
 _STYLE: Final = (
@@ -49,7 +48,6 @@ def as_table(tally: Tally, *, total_s: float) -> Table:
 def as_text(tally: Tally) -> str:
     """The whole report."""
     samples = tally.samples
-    warm_up_s = min(WARM_UP_S, tally.elapsed_s / 4)
     lines = [
         f"{tally.elapsed_s:,.0f} s, {tally.requests:,} requests ({tally.requests / tally.elapsed_s:,.0f}/s)",
         *_counts("good", tally.good),
@@ -64,7 +62,7 @@ def as_text(tally: Tally) -> str:
         (
             f"memory: {samples[0].rss_mib:.1f} MiB at first, {samples[-1].rss_mib:.1f} at last, "
             f"at most {max(each.rss_mib for each in samples):.1f}; "
-            f"growth after {warm_up_s:.0f} s: {tally.rss_growth_mib(warm_up_s=warm_up_s):+.1f} MiB"
+            f"growth after {tally.warm_up_s:.0f} s: {tally.rss_growth_mib():+.1f} MiB"
         ),
         (
             f"longest stall of an event loop: the service's {tally.service_lag_s:.2f} s, "

@@ -7,6 +7,10 @@ from typing import Final
 import msgspec
 
 HANG_S: Final = 5.0
+WARM_UP_S: Final = 120.0
+"""Until caches have filled and the allocator has settled; in a short run a quarter of it."""
+MAX_RSS_GROWTH_MIB: Final = 10.0
+"""After that."""
 MOST_FAULTS_TOLD: Final = 10
 """Of each broken promise."""
 
@@ -88,11 +92,22 @@ class Tally:
                 return microseconds / 1e3
         return 0.0
 
-    def rss_growth_mib(self, *, warm_up_s: float) -> float:
+    def rss_growth_mib(self) -> float:
         """From the median of the tenth of the samples after the warm-up to that of the last tenth."""
-        warm = [each.rss_mib for each in self.samples if each.at_s >= warm_up_s] or [0.0]
+        warm = [each.rss_mib for each in self.samples if each.at_s >= self.warm_up_s] or [0.0]
         tenth = max(1, len(warm) // 10)
         return _median(warm[-tenth:]) - _median(warm[:tenth])
+
+    @property
+    def warm_up_s(self) -> float:
+        """What of the time so far is not looked at for growth."""
+        return min(WARM_UP_S, self.elapsed_s / 4)
+
+    def end(self) -> None:
+        """Nothing more comes; what can be judged by the whole only is judged now."""
+        grown_mib = self.rss_growth_mib()
+        if grown_mib >= MAX_RSS_GROWTH_MIB:
+            self.fault("memory", f"grew by {grown_mib:.1f} MiB")
 
 
 def _median(values: list[float]) -> float:

@@ -32,3 +32,16 @@ async def test_a_stalled_client_that_is_answered_late_is_a_hang(after_s: float, 
 
     assert tally.hostile["stalled"] == 1
     assert tally.broken == ({"hang": hangs} if hangs else {})
+
+
+@pytest.mark.parametrize(("last_mib", "broken"), [(69.9, 0), (70.0, 1)])
+def test_memory_that_grows_after_the_warm_up_is_a_broken_promise(last_mib: float, broken: int) -> None:
+    clock = HandClock()
+    tally = Tally(clock)
+    for rss_mib in [20.0] * 30 + [60.0] * 45 + [last_mib] * 45:
+        clock.now_s += 1
+        tally.sample(rss_mib)
+
+    tally.end()
+
+    assert tally.broken["memory"] == broken
