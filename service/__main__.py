@@ -1,4 +1,4 @@
-"""`python -m service`: the command line.
+"""`python -m service` and `guest-sessions`: the command line.
 
 A container's check runs for as long as the container does. So what a healthy service answers is asked by the standard
 library alone, an eighth of the time that the command line takes to be imported; all else is left to the command line.

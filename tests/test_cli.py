@@ -332,8 +332,13 @@ def test_a_running_service_is_asked_with_its_api_key(cli: Cli, tmp_path: Path) -
     assert "does not answer" in unanswered.stderr
 
 
-def test_the_check_of_a_healthy_container_imports_no_more_than_it_needs(tmp_path: Path) -> None:
-    check = (sys.executable, "-X", "importtime", "-m", "service", "healthcheck")
+@pytest.mark.parametrize(
+    "command", [("-m", "service"), (str(Path(sys.executable).with_name("guest-sessions")),)], ids=["module", "script"]
+)
+def test_the_check_of_a_healthy_container_imports_no_more_than_it_needs(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    check = (sys.executable, "-X", "importtime", *command, "healthcheck")
     with running(tmp_path) as service:
         given = environment({"GUEST_PORT": service.base_url.rpartition(":")[2], "GUEST_HOST": "0.0.0.0"})  # noqa: S104
         ready = subprocess.run(check, env=given, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
