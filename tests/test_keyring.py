@@ -59,6 +59,7 @@ def test_the_first_key_of_a_deployment_signs_at_once() -> None:
 
     assert states(ring) == {"a": "active"}
     assert (ring.revision, ring.active.created_at_s, ring.active.activated_at_s) == (1, 101, 100)
+    assert ring.revoked_before_s == 0
 
 
 def test_a_staged_key_is_published_and_signs_only_once_it_is_promoted() -> None:
@@ -196,6 +197,12 @@ def test_another_deployments_keys_verify_here_and_do_not_sign() -> None:
     assert (taken.ring_id, taken.revision) == ("deployment-1", 2)
     assert keyring.take_in(taken, theirs, spare=spare, now_s=200) is taken
     assert keyring.from_jwk_set(keyring.to_jwk_set(taken)) == taken
+
+
+def test_another_deployments_key_without_a_revocation_refuses_no_guest() -> None:
+    taken = keyring.take_in(make_test_ring("a", now_s=100), foreign_ring("b", now_s=90), spare=None, now_s=200)
+
+    assert {key.kid: key.revoked_before_s for key in taken.keys} == {"a": None, "b": 0}
 
 
 def test_another_deployments_revocation_time_holds_for_its_own_guests_alone() -> None:
@@ -351,6 +358,16 @@ def test_two_rings_that_went_apart_come_together_without_losing_a_key() -> None:
     assert {key.kid: key.retired_at_s for key in joined.keys} == {"a": 250, "b": 300, "c": None, "d": None}
 
 
+def test_of_two_active_keys_the_one_that_signs_since_later_goes_on_however_old_it_is() -> None:
+    start = make_test_ring("a", now_s=100)
+    mine = keyring.promote(keyring.stage(start, make_test_key("b", now_s=200)), now_s=900)
+    theirs = keyring.promote(keyring.stage(start, make_test_key("c", now_s=300)), now_s=800)
+
+    joined = keyring.join(mine, theirs, spare=None, now_s=1_000)
+
+    assert states(joined) == {"a": "retired", "b": "active", "c": "retired"}
+
+
 def test_of_two_staged_keys_the_earlier_is_set_aside_but_kept() -> None:
     start = make_test_ring("a", now_s=100)
     mine = keyring.stage(start, make_test_key("b", now_s=200))
@@ -429,6 +446,9 @@ def test_a_key_that_was_dropped_as_dead_does_not_come_back_from_an_old_copy() ->
     dropped = keyring.drop_dead(old, {"a"}, now_s=dead_at_s)
 
     assert keyring.join(dropped, old, spare=None, now_s=dead_at_s, gone={"a"}) is dropped
+    copy = keyring.revoke_before(old, 50, now_s=300)  # of the same revision as what has dropped the key
+    assert copy.revision == dropped.revision
+    assert states(keyring.join(dropped, copy, spare=None, now_s=dead_at_s, gone={"a"})) == {"b": "active"}
 
 
 def test_no_clock_decides_that_a_key_is_lost_in_joining() -> None:
@@ -604,6 +624,9 @@ def test_a_keyring_cut_off_anywhere_is_damaged() -> None:
         ("extra", 1, "unknown field"),
         ("created_at", -1, "no keyring"),
         ("created_at", True, "no keyring"),
+        ("created_at", 9_007_199_254_740_992, "no keyring"),
+        ("x", "A" * 1_025, "no keyring"),
+        ("x", "A" * 1_024, "coordinates"),
     ],
 )
 def test_a_damaged_key_is_told_without_its_secret(member: str, value: object, message: str) -> None:
@@ -615,7 +638,19 @@ def test_a_damaged_key_is_told_without_its_secret(member: str, value: object, me
     assert "secret-d" not in str(caught.value)
 
 
-def test_two_keys_of_one_name_or_two_that_sign_are_damage() -> None:
+def test_the_latest_time_that_every_reader_of_json_takes_is_a_time() -> None:
+    document = stored(make_test_ring("a", now_s=100))
+    document["keys"][0]["created_at"] = 9_007_199_254_740_991
+
+    assert keyring.from_jwk_set(json.dumps(document).encode()).active.created_at_s == 9_007_199_254_740_991
+
+
+def test_a_member_that_no_ring_has_is_damage() -> None:
+    with pytest.raises(KeyringDamaged, match="unknown field `extra`"):
+        keyring.from_jwk_set(json.dumps(stored(make_test_ring("a", now_s=100)) | {"extra": 1}).encode())
+
+
+def test_two_keys_of_one_name_or_two_that_sign_or_will_are_damage() -> None:
     document = stored(make_test_ring("a", now_s=100))
     document["keys"].append(document["keys"][0])
     with pytest.raises(KeyringDamaged, match="two keys have one kid"):
@@ -623,4 +658,11 @@ def test_two_keys_of_one_name_or_two_that_sign_are_damage() -> None:
 
     document["keys"][1] = document["keys"][1] | {"kid": "b"}
     with pytest.raises(KeyringDamaged, match="exactly one active key"):
+        keyring.from_jwk_set(json.dumps(document).encode())
+
+    document["keys"][0] = document["keys"][0] | {"kid": "c"}
+    for key in document["keys"]:
+        key["state"] = "next"
+    document["keys"].append(stored(make_test_ring("a", now_s=100))["keys"][0])
+    with pytest.raises(KeyringDamaged, match="at most one next"):
         keyring.from_jwk_set(json.dumps(document).encode())

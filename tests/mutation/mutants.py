@@ -34,7 +34,7 @@ _OPERATORS: Final[dict[type[ast.operator], type[ast.operator]]] = {
 class Mutant(msgspec.Struct, frozen=True):
     """One fault: the module's whole source with it, and what it is for people.
 
-    `name` outlives moved lines, and starts with the class or function that it is in.
+    `name` outlives moved lines: it starts with the class or function that it is in, and ends with what is around it.
     """
 
     line: int
@@ -45,26 +45,27 @@ class Mutant(msgspec.Struct, frozen=True):
 def mutants(source: str) -> Iterator[Mutant]:
     """Each fault by itself, in the order of the source."""
     original = ast.parse(source)
-    for index, (scope, node) in enumerate(_mutable(original)):
+    for index, (scope, around, node) in enumerate(_mutable(original)):
         for number, changed in enumerate(_changes(node)):
             tree = ast.parse(source)
-            _, target = list(_mutable(tree))[index]
+            *_, target = list(_mutable(tree))[index]
             _replace(tree, target, list(_changes(target))[number])
-            name = f"{scope}{ast.unparse(node)} -> {ast.unparse(changed)}"
+            place = f" in {ast.unparse(around)}" if isinstance(around, ast.expr) else ""
+            name = f"{scope}{ast.unparse(node)} -> {ast.unparse(changed)}{place}"
             yield Mutant(getattr(node, "lineno", 0), name, ast.unparse(ast.fix_missing_locations(tree)))
 
 
-def _mutable(tree: ast.AST, scope: str = "") -> Iterator[tuple[str, ast.AST]]:
-    """The nodes that compute something, and where they are: no annotation, no docstring, no text for people."""
+def _mutable(tree: ast.AST, scope: str = "") -> Iterator[tuple[str, ast.AST, ast.AST]]:
+    """The nodes that compute something, in their scope and node: no annotation, no docstring, no text for people."""
     if isinstance(tree, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         scope = f"{scope}{tree.name}: "
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "bases", "type_params", "decorator_list"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if not isinstance(child, ast.AST) or _is_prose(child) or _is_alias(child):
+            if not isinstance(child, ast.AST) or _is_prose(child) or _is_alias(child) or _is_for_types(child):
                 continue
-            yield scope, child
+            yield scope, tree, child
             yield from _mutable(child, scope)
 
 
@@ -81,6 +82,11 @@ def _is_alias(node: ast.AST) -> bool:
         and isinstance(node.value, ast.Subscript | ast.BinOp)
         and "Literal" in ast.unparse(node)
     )
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    """What the type checker holds the code to: nothing assigns to the frozen, and nothing is made by position."""
+    return isinstance(node, ast.keyword) and node.arg in ("frozen", "kw_only")
 
 
 def _changes(node: ast.AST) -> Iterator[ast.AST]:
