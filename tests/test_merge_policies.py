@@ -167,6 +167,18 @@ def test_fields_nest_16_times_and_no_deeper() -> None:
         ("/default" + "/fields/~1x" * 16 + "/fields", "nests deeper than 16 times")
     ]
     assert len(faults({"default": nested(200)})) == 1
+    compile_policy({"rules": {"/y": nested(16)}})
+    assert [path for path, _ in faults({"rules": {"/y": nested(17)}})] == [
+        "/rules/~1y" + "/fields/~1x" * 16 + "/fields"
+    ]
+
+
+def test_a_path_has_as_many_segments_as_a_payload_nests_and_a_limit_is_any_whole_number_of_json() -> None:
+    compile_policy({"rules": {"/a" * 32: {"rule": "union", "limit": 18_446_744_073_709_551_615}}})
+
+    assert [path for path, _ in faults({"default": {"rule": "union", "limit": 18_446_744_073_709_551_616}})] == [
+        "/default/limit"
+    ]
 
 
 def test_a_policy_has_512_paths_at_most_those_of_fields_and_protect_included() -> None:
@@ -222,6 +234,7 @@ def test_stars_that_multiply_are_a_fault_and_cost_nothing() -> None:
     assert faults({"rules": dict.fromkeys(diagonal, "sum")}) == [
         ("/rules", "has `*` in so many ways that they make more than 4096 cases")
     ]
+    assert [path for path, _ in faults({"protect": diagonal})] == ["/protect"]
 
 
 def test_a_policy_with_every_member_compiles() -> None:
@@ -280,19 +293,27 @@ def test_specificity_is_compared_segment_by_segment_for_every_pair_of_paths() ->
 @pytest.mark.parametrize(
     ("default", "result"),
     [
-        ("sum", {"n": 3, "s": "s", "l": [1, 2], "o": {"x": 3}, "b": True}),
-        ("append", {"n": 1, "s": "s", "l": [1, 1, 2], "o": {"x": 1}, "b": True}),
-        ("guest", {"n": 2, "s": "g", "l": [1, 2], "o": {"x": 2}, "b": False}),
-        ("deep", {"n": 1, "s": "s", "l": [1, 2], "o": {"x": 1}, "b": True}),
+        ("sum", {"n": 3, "s": "s", "l": [1, 2], "o": {"x": 3, "y": 0}, "b": True}),
+        ("max", {"n": 2, "s": "s", "l": [1, 2], "o": {"x": 2, "y": 0}, "b": True}),
+        ("min", {"n": 1, "s": "s", "l": [1, 2], "o": {"x": 1, "y": 0}, "b": True}),
+        ({"rule": "union", "limit": 1}, {"n": 1, "s": "s", "l": [1], "o": {"x": 1, "y": 0}, "b": True}),
+        ("append", {"n": 1, "s": "s", "l": [1, 1, 2], "o": {"x": 1, "y": 0}, "b": True}),
+        ({"rule": "by_key", "key": "k"}, {"n": 1, "s": "s", "l": [1, 2], "o": {"x": 1, "y": 0}, "b": True}),
+        ("guest", {"n": 2, "s": "g", "l": [1, 2], "o": {"x": 2, "y": 0}, "b": False}),
+        ("deep", {"n": 1, "s": "s", "l": [1, 2], "o": {"x": 1, "y": 0}, "b": True}),
         ("drop", {"n": 1, "s": "s", "l": [1], "o": {"x": 1}, "b": True}),
-        (None, {"n": 1, "s": "s", "l": [1, 2], "o": {"x": 1}, "b": True}),
+        (None, {"n": 1, "s": "s", "l": [1, 2], "o": {"x": 1, "y": 0}, "b": True}),
     ],
 )
 def test_the_default_rules_where_it_fits_the_kind_else_deep_union_session(default: JSON, result: JSON) -> None:
     policy = compile_policy({} if default is None else {"default": default})
     session = {"n": 1, "s": "s", "l": [1], "o": {"x": 1}, "b": True}
 
-    assert merged(policy, session, {"n": 2, "s": "g", "l": [1, 2], "o": {"x": 2}, "b": False}) == result
+    assert merged(policy, session, {"n": 2, "s": "g", "l": [1, 2], "o": {"x": 2, "y": 0}, "b": False}) == result
+
+
+def test_the_least_as_the_default_is_for_numbers() -> None:
+    assert merged(compile_policy({"default": "min"}), {"n": 5}, {"n": 3}) == {"n": 3}
 
 
 def test_objects_above_a_path_merge_member_by_member_whatever_else_is_said() -> None:
@@ -409,6 +430,29 @@ def test_no_shipped_cart_takes_less_than_nothing_from_a_guest(name: str, member:
     result = merged(SHIPPED[name], {"cart": [line("a", 5)]}, {"cart": [line("a", -7), line("b", -1), line("c", 0)]})
 
     assert result["cart"] == [line("a", 0 if name == "cart" else 5), line("b", 0), line("c", 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "member", "limit"),
+    [
+        ("cart", "cart", 100),
+        ("highest_quantity_wins", "cart", 100),
+        ("preferences", "favourites", 500),
+        ("preferences", "recently_viewed", 50),
+    ],
+)
+def test_shipped_lists_grow_by_guests_to_their_limit(name: str, member: str, limit: int) -> None:
+    def elements(start: int, stop: int) -> list[JSON]:
+        return [{"sku": number, "quantity": 1} if member == "cart" else number for number in range(start, stop)]
+
+    result = merged(SHIPPED[name], {member: elements(0, limit - 1)}, {member: elements(limit, limit + 2)})[member]
+
+    assert len(result) == limit
+    assert result == (
+        elements(1, limit - 1) + elements(limit, limit + 2)
+        if member == "recently_viewed"
+        else elements(0, limit - 1) + elements(limit, limit + 1)
+    )
 
 
 @pytest.mark.parametrize(

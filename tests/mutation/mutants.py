@@ -7,6 +7,9 @@ from typing import Final
 
 import msgspec
 
+MAX_CONTEXT: Final = 100
+"""Characters of what is around a fault, for its name to have it."""
+
 _COMPARISONS: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -50,7 +53,8 @@ def mutants(source: str) -> Iterator[Mutant]:
             tree = ast.parse(source)
             *_, target = list(_mutable(tree))[index]
             _replace(tree, target, list(_changes(target))[number])
-            place = f" in {ast.unparse(around)}" if isinstance(around, ast.expr) else ""
+            context = ast.unparse(around)
+            place = f" in {context}" if len(context) <= MAX_CONTEXT and "\n" not in context else ""
             name = f"{scope}{ast.unparse(node)} -> {ast.unparse(changed)}{place}"
             yield Mutant(getattr(node, "lineno", 0), name, ast.unparse(ast.fix_missing_locations(tree)))
 
@@ -85,8 +89,13 @@ def _is_alias(node: ast.AST) -> bool:
 
 
 def _is_for_types(node: ast.AST) -> bool:
-    """What the type checker holds the code to: nothing assigns to the frozen, and nothing is made by position."""
-    return isinstance(node, ast.keyword) and node.arg in ("frozen", "kw_only")
+    """What the type checker holds the code to, or what asserts that it holds: no test can see it gone."""
+    match node:
+        case ast.keyword(arg=name):
+            return name in ("frozen", "kw_only", "strict")
+        case ast.Call(func=ast.Name(id=name)):
+            return name == "TypeVar"
+    return False
 
 
 def _changes(node: ast.AST) -> Iterator[ast.AST]:
