@@ -871,6 +871,57 @@ def test_nothing_is_told_of_an_element_that_the_limit_cut(added: JSON) -> None:
     assert reported(result) == ([("/c", "bounded")], [])
 
 
+def test_what_a_guest_adds_to_an_element_that_the_limit_cuts_takes_none_of_the_sessions_away() -> None:
+    start = [{"id": 1, "q": 1}, {"id": 2, "q": 1}, {"id": 3, "q": 1}]
+
+    result = merge({"c": start}, guest({"c": [{"id": 1, "q": 5}]}), policy=by_id(limit=2, keep="last"))
+
+    assert result.payload["c"] == start
+    assert reported(result) == ([("/c", "session")], [])
+
+
+@pytest.mark.parametrize("session", [{}, {"c": None}])
+def test_a_list_none_of_whose_elements_is_handed_over_is_none(session: dict[str, JSON]) -> None:
+    result = merge(session, guest({"c": [{"id": 1, "x": 2}]}), policy=by_id(fields={"": "drop"}))
+
+    assert {name: value for name, value in result.payload.items() if name != "merged_guests"} == session
+
+
+def test_of_several_values_that_replace_one_another_the_last_is_told() -> None:
+    result = merge(
+        {"c": [{"id": 1, "n": 0}]},
+        guest({"c": [{"id": 1, "n": 1}, {"id": 1, "n": 2}]}),
+        policy=by_id(fields={"/n": "guest"}),
+    )
+
+    assert conflicts(result) == [("/c/0/n", 0, 2, "guest", "guest")]
+
+
+def test_each_of_several_values_of_a_kind_that_the_session_s_is_not_is_told() -> None:
+    result = merge(
+        {"c": [{"id": 1, "l": 5}]},
+        guest({"c": [{"id": 1, "l": [1]}, {"id": 1, "l": [2]}]}),
+        policy=by_id(fields={"/l": "union"}),
+    )
+
+    assert conflicts(result) == [("/c/0/l", 5, [1], "session", "union"), ("/c/0/l", 5, [2], "session", "union")]
+
+
+def test_the_key_of_an_element_is_no_field_of_it() -> None:
+    result = merge({"c": [{"id": 1, "q": 1}]}, guest({"c": [{"id": 1, "q": 2}]}), policy=by_id(fields={"/*": "sum"}))
+
+    assert result.payload["c"] == [{"id": 1, "q": 3}]
+    assert reported(result) == ([], ["/c/0/q", "/c"])
+
+
+def test_an_object_with_nothing_but_what_is_protected_is_empty_and_an_empty_one_of_the_guest_s_no_news() -> None:
+    policy = {"rules": {"/o": "guest_if_empty"}, "protect": ["/o/vip"]}
+
+    result = merge({"o": {"vip": True}}, guest({"o": {}}), policy=policy)
+
+    assert conflicts(result) == [("/o", {"vip": True}, {}, "session", "protect")]
+
+
 def test_nothing_is_told_of_an_element_of_the_sessions_that_had_to_go() -> None:
     start, added = [{"id": 0, "q": 98}], [{"id": 0, "q": 5}, {"id": 1, "q": 2}]
 
