@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "middleware/aiohttp")]  # the drop-in middleware, as it is
 
 from catalog import CATALOG, MOST_OF_A_PIECE, euros  # noqa: E402  (found by the line above)
-from guests import OUTAGE, GuestSessions  # noqa: E402
+from guests import GuestSessions  # noqa: E402
 from notices import COOKIE as NOTICE_COOKIE  # noqa: E402
 from notices import Notice, leave, left  # noqa: E402
 from story import Story, tell  # noqa: E402
@@ -78,7 +78,7 @@ async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
         return False
     try:
         await guests.save(request, state)
-    except OUTAGE as error:
+    except ConnectionError as error:
         log.warning("a guest's change was not saved: %r", error)
         return False
     return True

@@ -306,16 +306,34 @@ def test_a_guest_with_an_audience_is_known(framework: str, tmp_path: Path) -> No
         assert guest_cookies(page) == []
 
 
-def test_a_strict_hand_over_of_a_revoked_guest_lets_the_login_go_on(framework: str, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
+def handing_over_with(option: str, *, framework: str, folder: Path) -> Path:
+    """A copy of the example whose login hands over with an option, as `strict=True`."""
+    copy = folder / "copy"
     shutil.copytree(EXAMPLES / "middleware" / framework, copy, symlinks=True)
     script = copy / FRAMEWORKS[framework]
-    options = "{ strict: true }" if framework == "express" else "strict=True"
+    name, _, value = option.partition("=")
+    options = f"{{ {name}: {value.lower()} }}" if framework == "express" else option
     text = script.read_text()
     for ada in ('sessions["ada"])\n', "sessions.ada);\n"):
         text = text.replace(ada, ada.replace(")", f", {options})"))
     assert options in text
     script.write_text(text)
+    return copy
+
+
+def test_a_hand_over_without_a_next_guest_takes_the_cookie_away(framework: str, tmp_path: Path) -> None:
+    copy = handing_over_with("renew=False", framework=framework, folder=tmp_path)
+    with guest_service(tmp_path) as service, application(framework, service, tmp_path, example=copy) as app:
+        guest = service.issue(payload={"cart": ["cup"]})
+        login = app.post("/login", {}, cookie(guest["token"]))
+        assert login.json()["session"]["cart"] == ["cup"]
+        [set_cookie] = guest_cookies(login)
+        assert token_in(set_cookie).strip('"') == ""
+        assert "max-age=0" in set_cookie.lower()
+
+
+def test_a_strict_hand_over_of_a_revoked_guest_lets_the_login_go_on(framework: str, tmp_path: Path) -> None:
+    copy = handing_over_with("strict=True", framework=framework, folder=tmp_path)
     with guest_service(tmp_path) as service, application(framework, service, tmp_path, example=copy) as app:
         guest = service.issue(payload={"cart": ["cup"]})
         wait_until(lambda: service.issue()["issued_at"] > guest["issued_at"], what="the second is over")
@@ -462,6 +480,23 @@ def test_unknown_keys_make_nobody_fetch_the_keys_again(behind: tuple[App, Front]
         stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": f"unknown-{number}"})
         assert app.page(cookie(stranger)).json() == {"guest": None}
     assert before.asked.count(KEYS) <= 2
+
+
+def test_a_refused_change_costs_the_next_visitor_nothing(app: App) -> None:
+    """A service that refuses is there: else one visitor's large cart would leave all others without a guest."""
+    refused = app.try_to_post("/cart", ["x" * 4000], cookie(new_guest(app)))
+    assert refused.status == 500
+    assert guest_cookies(refused) == []
+    assert len(guest_cookies(app.page(NAVIGATION))) == 1
+
+
+def test_a_wrong_api_key_is_told_in_the_log(framework: str, tmp_path: Path) -> None:
+    with (
+        guest_service(tmp_path, GUEST_API_KEYS=API_KEY) as service,
+        application(framework, service, tmp_path, GUEST_API_KEY="not-the-key-of-the-service") as app,
+    ):
+        assert app.page(NAVIGATION).json() == {"guest": None}
+        assert "unauthorized" in (tmp_path / f"{framework}.log").read_text()
 
 
 def test_a_guest_that_could_not_be_read_is_not_written_over(framework: str, tmp_path: Path) -> None:

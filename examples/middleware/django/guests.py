@@ -6,6 +6,7 @@ are checked here, offline, by the JWKS; the service is asked for a new guest, a 
 and about a token whose key is not known here yet.
 """
 
+import contextlib
 import functools
 import logging
 import threading
@@ -19,43 +20,31 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 
-OUTAGE = (httpx.HTTPError, OSError, ValueError)  # no connection, no answer in time, an answer that is not JSON
-REFRESH, ALGORITHMS = "/v1/refresh-payload", ["ES256", "RS256"]
+# What a browser says when a person opens a page, and no prefetch: bots and fetch() get no guest either.
+PAGE = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Sec-Purpose": None, "Purpose": None}
 NOT_CHECKED = {"verify_aud": False, "verify_iat": False}  # the service sees to `aud`; clocks differ
+HTTP = httpx.Client(base_url=settings.GUEST_URL, headers={"X-API-Key": settings.GUEST_API_KEY or ""}, timeout=3)
+SERVICE = SimpleNamespace(keys={}, away=False)
 log = logging.getLogger(__name__)
-HEADERS = {"Authorization": f"Bearer {settings.GUEST_API_KEY}"} if settings.GUEST_API_KEY else {}
-HTTP = httpx.Client(base_url=settings.GUEST_URL, headers=HEADERS, timeout=3)
-STATE = SimpleNamespace(keys={}, keys_end=0.0, quiet_until=0.0)
-
-
-def is_page(request: HttpRequest) -> bool:
-    """Whether a person opens a page: bots, prefetches and fetch() get no guest."""
-    said = request.headers.get
-    purpose = said("Sec-Purpose", said("Purpose", ""))
-    navigation = (request.method, said("Sec-Fetch-Mode"), said("Sec-Fetch-Dest")) == ("GET", "navigate", "document")
-    return navigation and "prefetch" not in purpose
 
 
 def save(request: HttpRequest, payload: dict[str, Any]) -> None:
     """Replaces the guest's payload; makes a guest where there is none yet. Raises when nothing was saved."""
-    if not request.guest:
-        if request.guest_token:
-            raise ConnectionError("this guest could not be read, and is not written over unread")
-        if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
-            raise PermissionDenied("Another site's request comes without the guest's cookie.")
-    _write(request, {"payload": payload})
+    if request.guest_token and not request.guest:
+        raise ConnectionError("this guest could not be read, and is not written over unread")
+    if not request.guest_token and request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+        raise PermissionDenied("Another site's request comes without the guest's cookie.")
+    answer = _sign(request, {"payload": payload, "cookie": True})
+    if "token" not in answer:
+        raise ConnectionError(answer.get("detail", "guest-sessions is away"))
 
 
 def hand_over(request: HttpRequest, session: dict[str, Any], **options: Any) -> dict[str, Any]:
     """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
     answer = {"payload": session, "merged": False, "guests": [], "skipped": [], "conflicts": [], "next": None}
-    token = request.guest_token
-    try:
-        if token:  # else leave the cookie alone: a login that comes from another site is without it
-            body = {"tokens": [token], "session": session, "cookie": True, **options, "strict": False}
-            answer = _call(request, "/v1/merge", body)
-    except OUTAGE as error:
-        log.warning("nothing was handed over, the next login will: %r", error)
+    if request.guest_token:  # else leave the cookie alone: a login that comes from another site is without it
+        body = {**options, "tokens": [request.guest_token], "session": session, "cookie": True, "strict": False}
+        answer |= _ask(request, "/v1/merge", body)
     return answer
 
 
@@ -64,88 +53,72 @@ class GuestSessions:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        _follow_keys()
-        pairs = (pair.strip().partition("=") for pair in request.headers.get("Cookie", "").split(";"))
-        read = [(_read(value), value) for name, _, value in pairs if name == settings.GUEST_COOKIE_NAME]
+        _start_following_keys()
         # Of several cookies the first good one counts, else the first that is not known to be bad.
-        good, unsure = [one for one in read if one[0]], [one for one in read if one[0] == {}]
-        claims, token = next(iter(good + unsure), (None, None))
+        claims, token = min(_tokens(request), key=lambda each: not each[0], default=(None, None))
         request.guest, request.guest_token, request.guest_cookies = claims or None, token, []
-        try:
-            if claims == {} and _may_ask():  # this sets no cookie: it could overtake that of a change
-                _call(request, REFRESH, {"token": token})
-            fresh = request.guest and request.guest["iat"] > time.time() - settings.GUEST_RENEW_AFTER
-            if is_page(request) and not fresh and _may_ask():
-                _write(request, {})
-        except OUTAGE as error:
-            log.warning("no guest sessions for now, cookies stay as they are: %r", error)
+        if claims == {} and not SERVICE.away:  # it is asked about, no more: a cookie could overtake that of a change
+            _ask(request, "/v1/refresh-payload", {"token": token})
+        fresh = request.guest and request.guest["iat"] > time.time() - settings.GUEST_RENEW_AFTER
+        page = request.method == "GET" and all(request.headers.get(name) == value for name, value in PAGE.items())
+        if page and not fresh and not SERVICE.away:
+            _sign(request, {"cookie": True})
         response = self._get_response(request)
         for line in request.guest_cookies:
             response.cookies.load(line)
         return response
 
 
-def _read(token: str) -> dict[str, Any] | None:
-    """The claims of a good token, None for a bad one, {} where its key is not known here: the service must tell."""
-    try:
-        header = jwt.get_unverified_header(token)
-        if header.get("kid") not in STATE.keys or time.monotonic() > STATE.keys_end:
-            return {}
-        claims = jwt.decode(token, STATE.keys[header["kid"]], ALGORITHMS, NOT_CHECKED, issuer=settings.GUEST_ISSUER)
-        return claims if header.get("typ") == "guest+jwt" else None
-    except (jwt.PyJWTError, ValueError, RecursionError):
-        return None
+def _tokens(request: HttpRequest) -> Any:
+    """The claims of each token that is not bad, {} where its key is not known here: then the service must tell."""
+    for pair in request.headers.get("Cookie", "").split(";"):
+        name, _, token = pair.strip().partition("=")
+        with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError):  # a bad token is none
+            header = jwt.get_unverified_header(token)
+            if name == settings.GUEST_COOKIE_NAME and header.get("typ") == "guest+jwt":
+                key = SERVICE.keys.get(header.get("kid"))
+                yield (jwt.decode(token, key, options=NOT_CHECKED, issuer=settings.GUEST_ISSUER) if key else {}), token
 
 
-def _may_ask() -> bool:
-    """Whether to ask the service: one that was silent is asked by one request in 5 s, the others do not wait."""
-    now, quiet_until = time.monotonic(), STATE.quiet_until
-    if quiet_until and now >= quiet_until:
-        STATE.quiet_until = now + 5
-    return now >= quiet_until
-
-
-def _write(request: HttpRequest, body: dict[str, Any]) -> None:
+def _sign(request: HttpRequest, body: dict[str, Any]) -> dict[str, Any]:
     """Signs the guest again; makes a new one where there is none, or where the service finds the token bad."""
-    body = {**body, "cookie": True}
     if request.guest_token:
-        _call(request, REFRESH, {"token": request.guest_token, **body})
+        answer = _ask(request, "/v1/refresh-payload", {**body, "token": request.guest_token})
     if not request.guest_token:
-        _call(request, "/v1/issue", body)
+        answer = _ask(request, "/v1/issue", body)
+    return answer
 
 
-def _call(request: HttpRequest, path: str, body: dict[str, Any]) -> Any:
+def _ask(request: Any, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The service's answer, {} without one. Its word counts from then on: a token that it gives, or finds bad."""
     try:
-        response = HTTP.post(path, json=body)
+        response = HTTP.request("POST" if body else "GET", path, json=body)
         answer = response.json()
-    except OUTAGE:
-        STATE.quiet_until = time.monotonic() + 5
-        raise
-    STATE.quiet_until = 0.0
-    if answer.get("code") == "invalid_token":
-        request.guest = request.guest_token = None
-        return answer
-    response.raise_for_status()
-    request.guest_cookies = response.headers.get_list("Set-Cookie")
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        log.warning("guest-sessions is away, cookies stay as they are: %r", error)
+        SERVICE.away = True  # nobody else waits for it, until `_follow_keys` finds it there again
+        return {}
+    SERVICE.away = False
+    ours = f"{settings.GUEST_COOKIE_NAME}="
+    cookies = [line for line in response.headers.get_list("Set-Cookie") if line.startswith(ours)]
     token = (answer.get("next") or answer).get("token")
-    if token:
-        request.guest = jwt.decode(token, options={"verify_signature": False})  # the service's own word
-        request.guest_token = token
+    if token or cookies or answer.get("code") == "invalid_token":
+        request.guest = token and jwt.decode(token, options={"verify_signature": False})
+        request.guest_token, request.guest_cookies = token, cookies
+    elif not response.is_success:
+        log.warning("guest-sessions refuses %s: %s", path, answer)
     return answer
 
 
 @functools.cache  # once in each process, after it was forked
+def _start_following_keys() -> None:
+    threading.Thread(target=_follow_keys, daemon=True).start()
+
+
 def _follow_keys() -> None:
-    threading.Thread(target=_fetch_keys, daemon=True).start()
-
-
-def _fetch_keys() -> None:
-    """Fetches the keys every 30 s, so that no request waits for them; the last ones are good for a day."""
-    client = jwt.PyJWKClient(f"{settings.GUEST_URL}/.well-known/jwks.json", timeout=3)
+    """Fetches the keys every 5 s, beside the requests; the last ones count while the service is away."""
     while True:
-        try:
-            keys = client.get_signing_keys(refresh=True)
-            STATE.keys, STATE.keys_end = {key.key_id: key for key in keys}, time.monotonic() + 86_400
-        except (jwt.PyJWTError, *OUTAGE) as error:
-            log.warning("the keys stay as they are: %r", error)
-        time.sleep(30)
+        jwks = _ask(None, "/.well-known/jwks.json")
+        with contextlib.suppress(jwt.PyJWTError):
+            SERVICE.keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(jwks)}
+        time.sleep(5)

@@ -7,9 +7,9 @@ and about a token whose key is not known here yet.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -18,131 +18,97 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-OUTAGE = (httpx.HTTPError, OSError, ValueError)  # no connection, no answer in time, an answer that is not JSON
-REFRESH, ALGORITHMS = "/v1/refresh-payload", ["ES256", "RS256"]
+# What a browser says when a person opens a page, and no prefetch: bots and fetch() get no guest either.
+PAGE = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Sec-Purpose": None, "Purpose": None}
 NOT_CHECKED = {"verify_aud": False, "verify_iat": False}  # the service sees to `aud`; clocks differ
 log = logging.getLogger(__name__)
 
 
-def is_page(request: Request) -> bool:
-    """Whether a person opens a page: bots, prefetches and fetch() get no guest."""
-    said = request.headers.get
-    purpose = said("Sec-Purpose", said("Purpose", ""))
-    navigation = (request.method, said("Sec-Fetch-Mode"), said("Sec-Fetch-Dest")) == ("GET", "navigate", "document")
-    return navigation and "prefetch" not in purpose
-
-
-@dataclass
 class GuestSessions:
-    url: str
-    issuer: str
-    cookie: str = "__Host-guest"
-    api_key: str | None = None
-    renew_after_s: int = 30 * 86_400  # browsers forget a cookie after 400 days
-
-    def __post_init__(self) -> None:
-        headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        self._http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=3)
-        self._keys: dict[str | None, jwt.PyJWK] = {}
-        self._keys_end = self._quiet_until = 0.0
-        self._following: asyncio.Task[None] | None = None
-
-    async def __call__(self, request: Request, call_next: Any) -> Response:
-        if not self._following or self._following.done():
-            self._following = asyncio.create_task(self._follow_keys())
-        state = request.state
-        pairs = (pair.strip().partition("=") for pair in request.headers.get("Cookie", "").split(";"))
-        read = [(self._read(value), value) for name, _, value in pairs if name == self.cookie]
-        # Of several cookies the first good one counts, else the first that is not known to be bad.
-        good, unsure = [one for one in read if one[0]], [one for one in read if one[0] == {}]
-        claims, token = next(iter(good + unsure), (None, None))
-        state.guest, state.guest_token, state.guest_cookies = claims or None, token, []
-        try:
-            if claims == {} and self._may_ask():  # this sets no cookie: it could overtake that of a change
-                await self._call(request, REFRESH, {"token": token})
-            fresh = state.guest and state.guest["iat"] > time.time() - self.renew_after_s
-            if is_page(request) and not fresh and self._may_ask():
-                await self._write(request, {})
-        except OUTAGE as error:
-            log.warning("no guest sessions for now, cookies stay as they are: %r", error)
-        response: Response = await call_next(request)
-        for line in state.guest_cookies:
-            response.headers.append("Set-Cookie", line)
-        return response
+    # Tokens are renewed after 30 days, as browsers forget a cookie after 400.
+    def __init__(self, url, *, issuer, cookie="__Host-guest", api_key=None, renew_after_s=30 * 86_400) -> None:
+        self._issuer, self._cookie, self._renew_after_s = issuer, cookie, renew_after_s
+        self._http = httpx.AsyncClient(base_url=url, headers={"X-API-Key": api_key or ""}, timeout=3)
+        self._keys, self._away, self._following = {}, False, None
 
     async def save(self, request: Request, payload: dict[str, Any]) -> None:
         """Replaces the guest's payload; makes a guest where there is none yet. Raises when nothing was saved."""
-        if not request.state.guest:
-            if request.state.guest_token:
-                raise ConnectionError("this guest could not be read, and is not written over unread")
-            if request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
-                raise HTTPException(403, "Another site's request comes without the guest's cookie.")
-        await self._write(request, {"payload": payload})
+        guest, token = request.state.guest, request.state.guest_token
+        if token and not guest:
+            raise ConnectionError("this guest could not be read, and is not written over unread")
+        if not token and request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+            raise HTTPException(403, "Another site's request comes without the guest's cookie.")
+        answer = await self._sign(request, {"payload": payload, "cookie": True})
+        if "token" not in answer:
+            raise ConnectionError(answer.get("detail", "guest-sessions is away"))
 
     async def hand_over(self, request: Request, session: dict[str, Any], **options: Any) -> dict[str, Any]:
         """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
         answer = {"payload": session, "merged": False, "guests": [], "skipped": [], "conflicts": [], "next": None}
         token = request.state.guest_token
-        try:
-            if token:  # else leave the cookie alone: a login that comes from another site is without it
-                body = {"tokens": [token], "session": session, "cookie": True, **options, "strict": False}
-                answer = await self._call(request, "/v1/merge", body)
-        except OUTAGE as error:
-            log.warning("nothing was handed over, the next login will: %r", error)
+        if token:  # else leave the cookie alone: a login that comes from another site is without it
+            body = {**options, "tokens": [token], "session": session, "cookie": True, "strict": False}
+            answer |= await self._ask(request, "/v1/merge", body)
         return answer
 
-    def _read(self, token: str) -> dict[str, Any] | None:
-        """The claims of a good token, None for a bad one, {} where its key is not known here: the service must tell."""
-        try:
-            header = jwt.get_unverified_header(token)
-            if header.get("kid") not in self._keys or time.monotonic() > self._keys_end:
-                return {}
-            claims = jwt.decode(token, self._keys[header["kid"]], ALGORITHMS, NOT_CHECKED, issuer=self.issuer)
-            return claims if header.get("typ") == "guest+jwt" else None
-        except (jwt.PyJWTError, ValueError, RecursionError):
-            return None
+    async def __call__(self, request: Request, call_next: Any) -> Response:
+        if not self._following or self._following.done():
+            self._following = asyncio.create_task(self._follow_keys())
+        # Of several cookies the first good one counts, else the first that is not known to be bad.
+        claims, token = min(self._tokens(request), key=lambda each: not each[0], default=(None, None))
+        request.state.guest, request.state.guest_token, request.state.guest_cookies = claims or None, token, []
+        if claims == {} and not self._away:  # it is asked about, no more: a cookie could overtake that of a change
+            await self._ask(request, "/v1/refresh-payload", {"token": token})
+        fresh = request.state.guest and request.state.guest["iat"] > time.time() - self._renew_after_s
+        page = request.method == "GET" and all(request.headers.get(name) == value for name, value in PAGE.items())
+        if page and not fresh and not self._away:
+            await self._sign(request, {"cookie": True})
+        response: Response = await call_next(request)
+        for line in request.state.guest_cookies:
+            response.headers.append("Set-Cookie", line)
+        return response
 
-    def _may_ask(self) -> bool:
-        """Whether to ask the service: one that was silent is asked by one request in 5 s, the others do not wait."""
-        now, quiet_until = time.monotonic(), self._quiet_until
-        if quiet_until and now >= quiet_until:
-            self._quiet_until = now + 5
-        return now >= quiet_until
+    def _tokens(self, request: Request) -> Any:
+        """The claims of each token that is not bad, {} where its key is not known here: then the service must tell."""
+        for pair in request.headers.get("Cookie", "").split(";"):
+            name, _, token = pair.strip().partition("=")
+            with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError):  # a bad token is none
+                header = jwt.get_unverified_header(token)
+                if name == self._cookie and header.get("typ") == "guest+jwt":
+                    key = self._keys.get(header.get("kid"))
+                    yield (jwt.decode(token, key, options=NOT_CHECKED, issuer=self._issuer) if key else {}), token
 
-    async def _write(self, request: Request, body: dict[str, Any]) -> None:
+    async def _sign(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """Signs the guest again; makes a new one where there is none, or where the service finds the token bad."""
-        body = {**body, "cookie": True}
         if request.state.guest_token:
-            await self._call(request, REFRESH, {"token": request.state.guest_token, **body})
+            answer = await self._ask(request, "/v1/refresh-payload", {**body, "token": request.state.guest_token})
         if not request.state.guest_token:
-            await self._call(request, "/v1/issue", body)
+            answer = await self._ask(request, "/v1/issue", body)
+        return answer
 
-    async def _call(self, request: Request, path: str, body: dict[str, Any]) -> Any:
+    async def _ask(self, request: Any, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The service's answer, {} without one. Its word counts from then on: a token that it gives, or finds bad."""
         try:
-            response = await self._http.post(path, json=body)
+            response = await self._http.request("POST" if body else "GET", path, json=body)
             answer = response.json()
-        except OUTAGE:
-            self._quiet_until = time.monotonic() + 5
-            raise
-        self._quiet_until = 0.0
-        if answer.get("code") == "invalid_token":
-            request.state.guest = request.state.guest_token = None
-            return answer
-        response.raise_for_status()
-        request.state.guest_cookies = response.headers.get_list("Set-Cookie")
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            log.warning("guest-sessions is away, cookies stay as they are: %r", error)
+            self._away = True  # nobody else waits for it, until `_follow_keys` finds it there again
+            return {}
+        self._away = False
+        cookies = [line for line in response.headers.get_list("Set-Cookie") if line.startswith(f"{self._cookie}=")]
         token = (answer.get("next") or answer).get("token")
-        if token:
-            request.state.guest = jwt.decode(token, options={"verify_signature": False})  # the service's own word
-            request.state.guest_token = token
+        if token or cookies or answer.get("code") == "invalid_token":
+            request.state.guest = token and jwt.decode(token, options={"verify_signature": False})
+            request.state.guest_token, request.state.guest_cookies = token, cookies
+        elif not response.is_success:
+            log.warning("guest-sessions refuses %s: %s", path, answer)
         return answer
 
     async def _follow_keys(self) -> None:
-        """Fetches the keys every 30 s, so that no request waits for them; the last ones are good for a day."""
-        client = jwt.PyJWKClient(f"{self.url}/.well-known/jwks.json", timeout=3)
+        """Fetches the keys every 5 s, beside the requests; the last ones count while the service is away."""
         while True:
-            try:
-                keys = await asyncio.to_thread(client.get_signing_keys, refresh=True)
-                self._keys, self._keys_end = {key.key_id: key for key in keys}, time.monotonic() + 86_400
-            except (jwt.PyJWTError, *OUTAGE) as error:
-                log.warning("the keys stay as they are: %r", error)
-            await asyncio.sleep(30)
+            jwks = await self._ask(None, "/.well-known/jwks.json")
+            with contextlib.suppress(jwt.PyJWTError):
+                self._keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(jwks)}
+            await asyncio.sleep(5)
