@@ -476,10 +476,11 @@ def test_strangers_at_a_silent_service_do_not_queue_up(framework: str, tmp_path:
 
 def test_unknown_keys_make_nobody_fetch_the_keys_again(behind: tuple[App, Front]) -> None:
     app, before = behind
+    fetched = before.asked.count(KEYS)
     for number in range(20):
         stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": f"unknown-{number}"})
         assert app.page(cookie(stranger)).json() == {"guest": None}
-    assert before.asked.count(KEYS) <= 2
+    assert before.asked.count(KEYS) <= fetched + 2  # those that are due by the clock
 
 
 def test_a_refused_change_costs_the_next_visitor_nothing(app: App) -> None:

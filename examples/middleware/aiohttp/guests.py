@@ -25,7 +25,7 @@ class GuestSessions:
     # Tokens are renewed after 30 days, as browsers forget a cookie after 400.
     def __init__(self, url, *, issuer, cookie="__Host-guest", api_key=None, renew_after_s=30 * 86_400) -> None:
         self._url, self._issuer, self._cookie, self._renew_after_s = url, issuer, cookie, renew_after_s
-        self._api_key, self._keys, self._away = api_key or "", {}, False
+        self._headers, self._keys, self._away = {"X-API-Key": api_key or ""}, {}, False
 
     def setup(self, app: web.Application) -> None:
         app.cleanup_ctx.append(self._connect)
@@ -86,13 +86,13 @@ class GuestSessions:
         try:
             async with self._http.request("POST" if body else "GET", self._url + path, json=body) as response:
                 answer = await response.json()
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+                token = (answer.get("next") or answer).get("token")
+        except (aiohttp.ClientError, OSError, ValueError, AttributeError) as error:  # or what answers is something else
             log.warning("guest-sessions is away, cookies stay as they are: %r", error)
             self._away = True  # nobody else waits for it, until `_follow_keys` finds it there again
             return {}
         self._away = False
         cookies = [line for line in response.headers.getall("Set-Cookie", []) if line.startswith(f"{self._cookie}=")]
-        token = (answer.get("next") or answer).get("token")
         if token or cookies or answer.get("code") == "invalid_token":
             guest = token and jwt.decode(token, options={"verify_signature": False})
             request.update(guest=guest, guest_token=token, guest_cookies=cookies)
@@ -101,8 +101,7 @@ class GuestSessions:
         return answer
 
     async def _connect(self, _: web.Application) -> Any:
-        options = {"headers": {"X-API-Key": self._api_key}, "timeout": aiohttp.ClientTimeout(total=3)}
-        async with aiohttp.ClientSession(**options) as self._http:
+        async with aiohttp.ClientSession(headers=self._headers, timeout=aiohttp.ClientTimeout(total=3)) as self._http:
             following = asyncio.create_task(self._follow_keys())
             yield
             following.cancel()

@@ -94,14 +94,14 @@ def _ask(request: Any, path: str, body: dict[str, Any] | None = None) -> dict[st
     try:
         response = HTTP.request("POST" if body else "GET", path, json=body)
         answer = response.json()
-    except (httpx.HTTPError, OSError, ValueError) as error:
+        token = (answer.get("next") or answer).get("token")
+    except (httpx.HTTPError, OSError, ValueError, AttributeError) as error:  # or what answers is something else
         log.warning("guest-sessions is away, cookies stay as they are: %r", error)
         SERVICE.away = True  # nobody else waits for it, until `_follow_keys` finds it there again
         return {}
     SERVICE.away = False
     ours = f"{settings.GUEST_COOKIE_NAME}="
     cookies = [line for line in response.headers.get_list("Set-Cookie") if line.startswith(ours)]
-    token = (answer.get("next") or answer).get("token")
     if token or cookies or answer.get("code") == "invalid_token":
         request.guest = token and jwt.decode(token, options={"verify_signature": False})
         request.guest_token, request.guest_cookies = token, cookies

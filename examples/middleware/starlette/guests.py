@@ -91,13 +91,13 @@ class GuestSessions:
         try:
             response = await self._http.request("POST" if body else "GET", path, json=body)
             answer = response.json()
-        except (httpx.HTTPError, OSError, ValueError) as error:
+            token = (answer.get("next") or answer).get("token")
+        except (httpx.HTTPError, OSError, ValueError, AttributeError) as error:  # or what answers is something else
             log.warning("guest-sessions is away, cookies stay as they are: %r", error)
             self._away = True  # nobody else waits for it, until `_follow_keys` finds it there again
             return {}
         self._away = False
         cookies = [line for line in response.headers.get_list("Set-Cookie") if line.startswith(f"{self._cookie}=")]
-        token = (answer.get("next") or answer).get("token")
         if token or cookies or answer.get("code") == "invalid_token":
             request.state.guest = token and jwt.decode(token, options={"verify_signature": False})
             request.state.guest_token, request.state.guest_cookies = token, cookies
