@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from tests.redis_servers import free_port
-
+PORTS: Final = range(16_384, 32_768)
+"""Below those that Linux gives to outgoing connections: one of these would take a port before its service is up."""
 START_TIMEOUT_S: Final = 60.0
 SERVICE: Final = ("service", "serve")
 DRAIN_S: Final = 0.5
@@ -24,7 +26,7 @@ class Replica:
 
     def __init__(self, name: str, variables: dict[str, str], *, log: Path, program: tuple[str, ...] = SERVICE) -> None:
         self.name = name
-        self.port = free_port()
+        self.port = _free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.up = False
         self._program = program
@@ -57,7 +59,8 @@ class Replica:
                 except aiohttp.ClientError:
                     pass
                 if self._process is None or self._process.poll() is not None:
-                    raise RuntimeError(f"{self.name} ended; see {self._log}")
+                    last = self._log.read_text("utf-8").rstrip().rpartition("\n")[2]  # the log's folder goes, too
+                    raise RuntimeError(f"{self.name} ended: {last}")
                 await asyncio.sleep(0.05)
 
     async def end(self) -> int | None:
@@ -93,3 +96,14 @@ async def command(variables: dict[str, str], *arguments: str) -> str:
     if process.returncode != 0:
         raise RuntimeError(f"{arguments}: {errors.decode()}")
     return out.decode()
+
+
+def _free_port() -> int:
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
