@@ -74,8 +74,8 @@ def _tokens(request: HttpRequest) -> Any:
     for pair in request.headers.get("Cookie", "").split(";"):
         name, _, token = pair.strip().partition("=")
         with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError):  # a bad token is none
-            header = jwt.get_unverified_header(token)
-            if name == settings.GUEST_COOKIE_NAME and header.get("typ") == "guest+jwt":
+            header = jwt.get_unverified_header(token) if name == settings.GUEST_COOKIE_NAME else {}
+            if header.get("typ") == "guest+jwt":
                 key = SERVICE.keys.get(header.get("kid"))
                 yield (jwt.decode(token, key, options=NOT_CHECKED, issuer=settings.GUEST_ISSUER) if key else {}), token
 

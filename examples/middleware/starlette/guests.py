@@ -73,8 +73,8 @@ class GuestSessions:
         for pair in request.headers.get("Cookie", "").split(";"):
             name, _, token = pair.strip().partition("=")
             with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError):  # a bad token is none
-                header = jwt.get_unverified_header(token)
-                if name == self._cookie and header.get("typ") == "guest+jwt":
+                header = jwt.get_unverified_header(token) if name == self._cookie else {}
+                if header.get("typ") == "guest+jwt":
                     key = self._keys.get(header.get("kid"))
                     yield (jwt.decode(token, key, options=NOT_CHECKED, issuer=self._issuer) if key else {}), token
 
