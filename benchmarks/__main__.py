@@ -29,7 +29,8 @@ from benchmarks.report import (
     percentile,
     summarise,
 )
-from benchmarks.servers import CONNECTIONS, Server, answering, cores, free_port, pin, running
+from benchmarks.servers import CONNECTIONS, Server, answering, cores, pin, running
+from tests.ports import free_port
 
 WARM_UP: Final = 0.2
 """Of a burst, before what is measured: so that the caches hold this server's work and not the last one's."""

@@ -11,7 +11,6 @@ import resource
 import statistics
 import tempfile
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,9 +22,11 @@ from rich.progress import track
 
 from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, service_variables
 from benchmarks.report import percentile
-from benchmarks.servers import Server, answering, cores, free_port, pin, running
+from benchmarks.servers import Server, answering, cores, pin, running
 from service.app import make_key_operations
+from service.sealing import make_secret
 from service.settings import Settings
+from tests.ports import free_port
 from tests.redis_servers import Server as RedisServer
 from tests.redis_servers import running as redis_running
 
@@ -94,7 +95,7 @@ async def _beside_redis(*, core: int | None, seconds: float) -> None:
         port = free_port()
         variables = {
             **service_variables(port=port, keys_dir=Path(folder) / "keys"),
-            "GUEST_KEYS_SECRET": urlsafe_b64encode(os.urandom(32)).decode(),
+            "GUEST_KEYS_SECRET": make_secret(),
             "GUEST_LOG_LEVEL": "error",
         }
         requests = Requests(await load_tokens(variables))
@@ -110,24 +111,19 @@ async def _beside_redis(*, core: int | None, seconds: float) -> None:
             click.echo(f"with Redis that hangs for {FAULT_S:g} s and is killed for {FAULT_S:g} s in turn:")
             await _latency(server, requests, _BY_NAME["verify_seen"], seconds=2 * seconds)
             failing.cancel()
-            with suppress(asyncio.CancelledError):
-                await failing
             click.echo(f"memory then: {_rss_mib(server):.1f} MiB")
 
 
 async def _keep_failing(redis: RedisServer) -> None:
-    try:
-        while True:
-            redis.pause()
-            await asyncio.sleep(FAULT_S)
-            redis.resume()
-            await asyncio.sleep(FAULT_S)
-            redis.kill()
-            await asyncio.sleep(FAULT_S)
-            await asyncio.to_thread(redis.start)
-            await asyncio.sleep(FAULT_S)
-    finally:
+    while True:
+        redis.pause()
+        await asyncio.sleep(FAULT_S)
+        redis.resume()
+        await asyncio.sleep(FAULT_S)
         redis.kill()
+        await asyncio.sleep(FAULT_S)
+        await asyncio.to_thread(redis.start)
+        await asyncio.sleep(FAULT_S)
 
 
 async def _start(algorithm: str, *, core: int | None) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -44,14 +43,6 @@ def pin(core: int | None) -> None:
     """Keeps this process, and what it starts from now on, on one core."""
     if core is not None:
         os.sched_setaffinity(0, {core})
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`python -m soak`: one keeper with Redis, everybody who calls it, and everything that goes wrong around it."""
 
 import asyncio
-import base64
 import os
 import random
 import secrets
@@ -16,6 +15,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
+from service.sealing import make_secret
 from soak.report import as_svg, as_table, as_text
 from soak.tally import Tally
 from soak.traffic import Traffic
@@ -54,7 +54,7 @@ async def _soak(*, total_s: float, rate: float, seed: int, out: Path) -> Tally:
         stack.enter_context(redis_running(redis))
         variables = {
             "GUEST_REDIS_URL": f"redis://127.0.0.1:{redis.port}",
-            "GUEST_KEYS_SECRET": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+            "GUEST_KEYS_SECRET": make_secret(),
             "GUEST_API_KEYS": api_key,
             "GUEST_KEYS_DIR": str(folder / "keys"),
             "GUEST_ISSUER": "http://guests.test",

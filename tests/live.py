@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests import processes
+from tests.ports import free_port
 
 
 def environment() -> dict[str, str]:
@@ -21,6 +22,6 @@ def served(folder: Path, **variables: str) -> Iterator[str]:
 
     The issuer is the default one, which names the port: so that is chosen here.
     """
-    with processes.running(folder, GUEST_PORT=str(processes.free_port()), GUEST_ISSUER="", **variables) as service:
+    with processes.running(folder, GUEST_PORT=str(free_port()), GUEST_ISSUER="", **variables) as service:
         yield service.base_url.removeprefix("http://")
         assert service.stop() == 0

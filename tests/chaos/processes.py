@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any, Final
 
 import aiohttp
 
-PORTS: Final = range(16_384, 32_768)
-"""Below those that Linux gives to outgoing connections: one of these would take a port before its service is up."""
+from tests.ports import free_port
+
 START_TIMEOUT_S: Final = 60.0
 SERVICE: Final = ("service", "serve")
 DRAIN_S: Final = 0.5
@@ -26,7 +24,7 @@ class Replica:
 
     def __init__(self, name: str, variables: dict[str, str], *, log: Path, program: tuple[str, ...] = SERVICE) -> None:
         self.name = name
-        self.port = _free_port()
+        self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.up = False
         self._program = program
@@ -96,14 +94,3 @@ async def command(variables: dict[str, str], *arguments: str) -> str:
     if process.returncode != 0:
         raise RuntimeError(f"{arguments}: {errors.decode()}")
     return out.decode()
-
-
-def _free_port() -> int:
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.gateways.guest_service import GuestService
-from tests.gateways.processes import HOST, free_port, running, send, wait_until
+from tests.gateways.processes import HOST, running, send, wait_until
 from tests.gateways.tls import https_front
+from tests.ports import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 VENV = Path(sys.executable).parent

@@ -14,7 +14,8 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.gateways.processes import HOST, Answer, free_port, running, send, wait_until
+from tests.gateways.processes import HOST, Answer, running, send, wait_until
+from tests.ports import free_port
 
 ISSUER = "https://shop.example"
 COOKIE = "__Host-guest"

@@ -14,14 +14,6 @@ from typing import Any
 HOST = "127.0.0.1"
 
 
-def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def wait_until(holds: Callable[[], object], *, what: str, within_s: float = 60) -> None:
     """Returns as soon as `holds` does; fails, naming `what`, when it has not after `within_s`."""
     deadline = time.monotonic() + within_s

@@ -20,9 +20,10 @@ import pytest
 
 from tests.gateways.gateways import EXAMPLES
 from tests.gateways.guest_service import COOKIE, ISSUER, GuestService, forgeries, guest_service
-from tests.gateways.processes import HOST, Answer, free_port, running, send, wait_until
+from tests.gateways.processes import HOST, Answer, running, send, wait_until
 from tests.gateways.test_ensuring import NAVIGATION, guest_cookies, token_in
 from tests.gateways.test_guarding import Headers, cookie
+from tests.ports import free_port
 
 API_KEY = "an-api-key-of-the-example"
 FRAMEWORKS = {"aiohttp": "app.py", "starlette": "app.py", "django": "app.py", "express": "app.mjs"}

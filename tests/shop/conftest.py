@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Response
 
 from tests.gateways.chromium import chromium
-from tests.gateways.processes import HOST, free_port, running, send, wait_until
+from tests.gateways.processes import HOST, running, send, wait_until
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
