@@ -16,10 +16,11 @@ import jinja2
 from aiohttp import web
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "middleware/aiohttp")]  # the drop-in middleware, as it is
+sys.path[:0] = [str(HERE), str(HERE.parent / "middleware/python")]  # the drop-in middleware, as it is
 
 from catalog import CATALOG, MOST_OF_A_PIECE, euros  # noqa: E402  (found by the line above)
-from guests import GuestSessions  # noqa: E402
+from guests import Guest, NotSaved  # noqa: E402
+from guests_aiohttp import GuestSessions  # noqa: E402
 from notices import COOKIE as NOTICE_COOKIE  # noqa: E402
 from notices import Notice, leave, left  # noqa: E402
 from story import Story, tell  # noqa: E402
@@ -31,7 +32,7 @@ CONTENT_SECURITY_POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
-guests = GuestSessions(
+sessions = GuestSessions(
     os.environ["GUEST_URL"],
     issuer=os.environ["GUEST_ISSUER"],
     cookie=os.environ.get("GUEST_COOKIE_NAME", "guest"),
@@ -56,12 +57,16 @@ def state_of(request: web.Request) -> dict[str, Any]:
     name = customer(request)
     if name:
         return customers[name]
-    return request["guest"]["payload"] if request["guest"] else {}
+    return payload_of(request["guest"])
+
+
+def payload_of(guest: Guest) -> dict[str, Any]:
+    return guest.claims["payload"] if guest.claims else {}
 
 
 def is_unread(request: web.Request) -> bool:
     """Whether a guest's token is here that can't be checked now. Writing anew what can't be read would lose it."""
-    return not customer(request) and not request["guest"] and bool(request["guest_token"])
+    return not customer(request) and not request["guest"].claims and bool(request["guest"].token)
 
 
 async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
@@ -77,9 +82,9 @@ async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
     if is_unread(request):
         return False
     try:
-        await guests.save(request, state)
-    except ConnectionError as error:
-        log.warning("a guest's change was not saved: %r", error)
+        await request["guest"].save(state)
+    except NotSaved as error:
+        log.warning("a guest's change was not saved: %s", error)
         return False
     return True
 
@@ -96,9 +101,9 @@ def render(request: web.Request, template: str, status: int = 200, **facts: Any)
         "cart": cart,
         "count": sum(line["quantity"] for line in cart),
         "favourites": state.get("favourites", []),
-        "guest": request["guest"],
+        "guest": request["guest"].claims,
         "unread": is_unread(request),
-        "token_bytes": len(request["guest_token"] or ""),
+        "token_bytes": len(request["guest"].token or ""),
         "most": MOST_OF_A_PIECE,
         "story": stories.pop(request.cookies.get(SESSION_COOKIE, ""), None),
     }
@@ -173,8 +178,8 @@ async def log_in(request: web.Request) -> web.Response:
     if name not in customers or not hmac.compare_digest(password.encode(), PASSWORD.encode()):
         return render(request, "login.html", 422, names=list(customers), password=PASSWORD, wrong=True, asked=name)
     had = customers[name]
-    brought = None if is_unread(request) else (request["guest"] or {}).get("payload", {})
-    merge = await guests.hand_over(request, had, policy="shop")
+    brought = None if is_unread(request) else payload_of(request["guest"])
+    merge = await request["guest"].hand_over(had, policy="shop")
     customers[name] = merge["payload"]  # saved before the answer gives the visitor the next, empty guest
     session = secrets.token_urlsafe()
     logins[session], stories[session] = name, tell(name, had=had, brought=brought, merge=merge)
@@ -228,7 +233,7 @@ async def same_origin(request: web.Request, handler: Any) -> web.StreamResponse:
 
 def make_app() -> web.Application:
     app = web.Application()
-    guests.setup(app)  # first, since every page shows who the guest is
+    sessions.setup(app)  # first, since every page shows who the guest is
     app.middlewares.extend([in_the_shop_s_look, same_origin])
     app.add_routes(routes)
     app.router.add_static("/static", HERE / "static")

@@ -1,8 +1,8 @@
 // A small Express application with guest sessions: node app.mjs PORT
 import express from "express";
-import { guestSessions } from "./guests.mjs";
+import { guestSessions, NotSaved } from "./guests.mjs";
 
-const sessions = { ada: { name: "Ada" } };
+const users = { ada: { name: "Ada" } };
 const app = express();
 app.use(express.json({ strict: false }));
 app.use(guestSessions({
@@ -13,17 +13,22 @@ app.use(guestSessions({
   renewAfterS: Number(process.env.GUEST_RENEW_AFTER ?? 2592000),
 }));
 
-app.get("/", (req, res) => res.json({ guest: req.guest }));
+app.get("/", (req, res) => res.json({ guest: req.guest.claims }));
 
 app.post("/cart", async (req, res) => {
-  await req.saveGuest({ cart: req.body });
-  res.json({ guest: req.guest });
+  try {
+    await req.guest.save({ cart: req.body });
+  } catch (error) {
+    if (!(error instanceof NotSaved)) throw error;
+    return res.status(503).json({ detail: error.message });
+  }
+  res.json({ guest: req.guest.claims });
 });
 
 app.post("/login", async (req, res) => {
-  const merge = await req.handOver(sessions.ada);
-  sessions.ada = merge.payload;
-  res.json({ session: sessions.ada, merged: merge.merged });
+  const merge = await req.guest.handOver(users.ada);
+  users.ada = merge.payload;
+  res.json({ session: users.ada, merged: merge.merged });
 });
 
 app.listen(Number(process.argv[2]), "127.0.0.1");

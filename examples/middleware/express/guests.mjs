@@ -1,50 +1,56 @@
 // Guest sessions for Express 4 and 5: copy this file, app.use(guestSessions({ url, issuer })). Needs `jose`, Node 20.
 //
-// req.guest is then the guest's claims or null; req.saveGuest(payload) writes the payload, req.handOver(session) merges
-// it at login. Tokens are checked here, offline, by the JWKS; the service is asked for a new guest, a renewal, a change
-// and a hand-over only, and about a token whose key is not known here yet.
+// req.guest then has the guest's claims or null; its save(payload) writes the payload, handOver(session) merges it at
+// login. Tokens are checked here, offline, by the JWKS; the service is asked for a new guest, a renewal, a change and a
+// hand-over only, and about a token whose key is not known here yet.
 import { createLocalJWKSet, decodeJwt, jwtVerify } from "jose";
 
 // What a browser says when a person opens a page, and no prefetch: bots and fetch() get no guest either.
 const PAGE = { "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Sec-Purpose": "", Purpose: "" };
+
+export class NotSaved extends Error {} // the guest is as it was; the message says why
 
 // Tokens are renewed after 30 days, as browsers forget a cookie after 400.
 export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "", renewAfterS = 30 * 86_400 }) {
   const headers = { "Content-Type": "application/json", "X-API-Key": apiKey };
   let [keys, away] = [createLocalJWKSet({ keys: [] }), false];
 
-  // Replaces the guest's payload; makes a guest where there is none yet. Throws when nothing was saved.
-  async function save(req, res, payload) {
-    if (req.guestToken && !req.guest) throw new Error("this guest could not be read, and is not written over unread");
-    if (!req.guestToken && !["none", "same-origin"].includes(req.get("Sec-Fetch-Site") ?? "none")) {
-      throw Object.assign(new Error("another site's request comes without the guest's cookie"), { status: 403 });
-    }
-    const answer = await sign(req, res, { payload, cookie: true });
-    if (!answer.token) throw new Error(answer.detail ?? "guest-sessions is away");
-  }
-
-  // The merge's answer: store its payload as the user's session before you answer. Never stops a login.
-  async function handOver(req, res, session, options) {
-    const nothing = { payload: session, merged: false, guests: [], skipped: [], conflicts: [], next: null };
-    if (!req.guestToken) return nothing; // leave the cookie alone: a login that comes from another site is without it
-    const body = { ...options, tokens: [req.guestToken], session, cookie: true, strict: false };
-    return { ...nothing, ...(await ask(req, res, "/v1/merge", body)) };
-  }
-
   async function guestSession(req, res, next) {
     const values = (req.get("Cookie") ?? "").split(/;\s*/).filter((pair) => pair.startsWith(`${cookie}=`));
     const tokens = await Promise.all(values.map((pair) => read(pair.slice(cookie.length + 1))));
     // Of several cookies the first good one counts, else the first that is not known to be bad.
     const { claims = null, token = null } = tokens.find((each) => each?.claims) ?? tokens.find((each) => each) ?? {};
-    Object.assign(req, { guest: claims, guestToken: token });
-    req.saveGuest = (payload) => save(req, res, payload);
-    req.handOver = (session, options) => handOver(req, res, session, options);
+    const guest = (req.guest = { claims, token, save, handOver });
     // A token whose key is not known is asked about, no more: a cookie could overtake that of a change.
-    if (token && !claims && !away) await ask(req, res, "/v1/refresh-payload", { token });
-    const fresh = req.guest?.iat > Date.now() / 1000 - renewAfterS;
+    if (token && !claims && !away) await ask(res, "/v1/refresh-payload", { token });
+    const fresh = guest.claims?.iat > Date.now() / 1000 - renewAfterS;
     const page = req.method === "GET" && Object.entries(PAGE).every(([name, value]) => (req.get(name) ?? "") === value);
-    if (page && !fresh && !away) await sign(req, res, { cookie: true });
+    if (page && !fresh && !away) await sign({ cookie: true });
     next();
+
+    // Replaces the guest's payload; makes a guest where there is none yet. Throws NotSaved.
+    async function save(payload) {
+      const elsewhere = !["none", "same-origin"].includes(req.get("Sec-Fetch-Site") ?? "none");
+      // Another site's request comes without the cookie.
+      const unseen = !guest.claims && (guest.token || elsewhere);
+      if (unseen) throw new NotSaved("a guest may be there that could not be read, and is not written over unread");
+      const answer = await sign({ payload, cookie: true });
+      if (!answer.token) throw new NotSaved(answer.detail ?? "guest-sessions is away");
+    }
+
+    // The merge's answer: store its payload as the user's session before you answer. Never stops a login.
+    async function handOver(session, options) {
+      const nothing = { payload: session, merged: false, guests: [], skipped: [], conflicts: [], next: null };
+      const body = { ...options, tokens: [guest.token], session, cookie: true, strict: false };
+      // Without a token leave the cookie alone: a login that comes from another site does not show it.
+      return { ...nothing, ...(guest.token && (await ask(res, "/v1/merge", body))) };
+    }
+
+    // Signs the guest again; makes a new one where there is none, or where the service finds the token bad.
+    async function sign(body) {
+      const answer = guest.token && (await ask(res, "/v1/refresh-payload", { ...body, token: guest.token }));
+      return guest.token ? answer : ask(res, "/v1/issue", body);
+    }
   }
 
   // Null for a bad token; one without claims where its key is not known here: then the service must tell.
@@ -56,26 +62,18 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
     }
   }
 
-  // Signs the guest again; makes a new one where there is none, or where the service finds the token bad.
-  async function sign(req, res, body) {
-    let answer;
-    if (req.guestToken) answer = await ask(req, res, "/v1/refresh-payload", { ...body, token: req.guestToken });
-    if (!req.guestToken) answer = await ask(req, res, "/v1/issue", body);
-    return answer;
-  }
-
   // The service's answer, {} without one. Its word counts from then on: a token that it gives, or finds bad.
-  async function ask(req, res, path, body) {
-    const method = body ? "POST" : "GET";
+  async function ask(res, path, body) {
+    const signal = AbortSignal.timeout(3000);
+    const request = { method: body ? "POST" : "GET", headers, body: JSON.stringify(body), signal };
     try {
-      const signal = AbortSignal.timeout(3000);
-      const response = await fetch(new URL(path, url), { method, headers, body: JSON.stringify(body), signal });
+      const response = await fetch(new URL(path, url), request);
       const answer = await response.json();
       const cookies = response.headers.getSetCookie().filter((line) => line.startsWith(`${cookie}=`));
       const { token = null } = answer.next ?? answer;
       away = false;
       if (token || cookies.length || answer.code === "invalid_token") {
-        Object.assign(req, { guest: token && decodeJwt(token), guestToken: token });
+        Object.assign(res.req.guest, { claims: token && decodeJwt(token), token });
         for (const line of cookies) res.append("Set-Cookie", line);
       } else if (!response.ok) console.warn(`guest-sessions refuses ${path}:`, answer);
       return answer;
@@ -88,8 +86,8 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
 
   // The keys are fetched every 5 s, beside the requests; the last ones count while the service is away.
   async function fetchKeys() {
-    const jwks = await ask(null, null, "/.well-known/jwks.json");
-    if (Array.isArray(jwks.keys)) keys = createLocalJWKSet(jwks);
+    const jwks = await ask(null, "/.well-known/jwks.json");
+    if (jwks.keys?.[0]?.kid) keys = createLocalJWKSet(jwks);
   }
   setInterval(fetchKeys, 5000).unref();
   fetchKeys();

@@ -1,0 +1,73 @@
+"""Guest sessions for Django: copy this file and `guests.py`, name `guests_django.middleware` in MIDDLEWARE.
+
+Settings: GUEST_URL, GUEST_ISSUER, GUEST_COOKIE_NAME, GUEST_API_KEY (or None), GUEST_RENEW_AFTER (seconds). Needs
+`httpx`. `request.guest` then has the guest's `claims` or None; `save` writes the payload, `hand_over` merges it at
+login.
+"""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import guests
+import httpx
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+
+class GuestSessions(guests.GuestSessions):
+    @functools.cached_property
+    def _http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=self.headers, timeout=3)
+
+    async def send(self, path: str, body: dict[str, Any] | None) -> tuple[Any, list[str]]:
+        response = self._http.request("POST" if body else "GET", path, json=body)  # blocks, as the views do
+        return response.json(), response.headers.get_list("Set-Cookie")
+
+
+SESSIONS = GuestSessions(
+    settings.GUEST_URL,
+    issuer=settings.GUEST_ISSUER,
+    cookie=settings.GUEST_COOKIE_NAME,
+    api_key=settings.GUEST_API_KEY,
+    renew_after_s=settings.GUEST_RENEW_AFTER,
+)
+
+
+def save(request: HttpRequest, payload: dict[str, Any]) -> None:
+    """Replaces the guest's payload; makes a guest where there is none yet. Raises NotSaved."""
+    run(request.guest.save(payload))
+
+
+def hand_over(request: HttpRequest, session: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
+    return run(request.guest.hand_over(session, **options))
+
+
+def middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    def handle(request: HttpRequest) -> HttpResponse:
+        start_following_keys()
+        request.guest = guests.Guest(SESSIONS, request.method, request.headers)
+        run(request.guest.ensure())
+        response = get_response(request)
+        for line in request.guest.set_cookies:
+            response.cookies.load(line)
+        return response
+
+    return handle
+
+
+def run(steps: Coroutine[Any, None, Any]) -> Any:
+    """What the coroutine returns, which never waits for an event loop, as `send` blocks."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a coroutine waits, and nobody would wake it")
+
+
+@functools.cache  # once in each process, after it was forked
+def start_following_keys() -> None:
+    threading.Thread(target=lambda: asyncio.run(SESSIONS.follow_keys()), daemon=True).start()

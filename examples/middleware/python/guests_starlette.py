@@ -1,0 +1,37 @@
+"""Guest sessions for FastAPI and Starlette: copy this file and `guests.py`. Needs `httpx`.
+
+`sessions = GuestSessions(url, issuer=...)`, then `app.middleware("http")(sessions)`; in Starlette `BaseHTTPMiddleware`
+with `dispatch=sessions`. `request.state.guest` then has the guest's `claims` or None; its `save` writes the payload,
+`hand_over` merges it at login.
+"""
+
+import asyncio
+from functools import cached_property
+from typing import Any
+
+import guests
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+class GuestSessions(guests.GuestSessions):
+    _following: asyncio.Task[None] | None = None
+
+    async def __call__(self, request: Request, call_next: Any) -> Response:
+        if not self._following or self._following.done():
+            self._following = asyncio.create_task(self.follow_keys())
+        guest = request.state.guest = guests.Guest(self, request.method, request.headers)
+        await guest.ensure()
+        response: Response = await call_next(request)
+        for line in guest.set_cookies:
+            response.headers.append("Set-Cookie", line)
+        return response
+
+    @cached_property
+    def _http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=3)
+
+    async def send(self, path: str, body: dict[str, Any] | None) -> tuple[Any, list[str]]:
+        response = await self._http.request("POST" if body else "GET", path, json=body)
+        return response.json(), response.headers.get_list("Set-Cookie")
