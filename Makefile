@@ -133,6 +133,10 @@ $(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.j
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
 	$(GATEWAYS_BIN)/pytest --timeout 300 --confcutdir=tests/gateways tests/gateways
 
+.PHONY: gateway-api
+gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API anew, after a change of them; needs Go, minutes
+	$(GATEWAYS_BIN)/python -m tests.gateways.gateway_api
+
 .PHONY: test-shop
 test-shop: $(GATEWAYS_VENV)/.made ## the demo shop and the API page, driven in headless Chromium
 	$(GATEWAYS_BIN)/pytest --timeout 300 --confcutdir=tests/shop tests/shop

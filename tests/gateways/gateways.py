@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateways import gateway_api
 from tests.gateways.guest_service import GuestService
 from tests.gateways.processes import HOST, running, send, wait_until
 from tests.gateways.tls import https_front
@@ -58,13 +59,14 @@ def program(name: str) -> str:
     return found
 
 
-def fill_in(example: str, site: Site, replacements: Mapping[str, str], *, name: str | None = None) -> Path:
-    """Writes the example with its addresses replaced into the site's folder."""
-    text = (EXAMPLES / example).read_text()
+def fill_in(example: str | Path, site: Site, replacements: Mapping[str, str]) -> Path:
+    """Writes the example, or another file, with its addresses replaced into the site's folder."""
+    source = EXAMPLES / example
+    text = source.read_text()
     for literal, value in replacements.items():
-        assert literal in text, f"examples/{example} does not contain {literal!r}"
+        assert literal in text, f"{source} does not contain {literal!r}"
         text = text.replace(literal, value)
-    target = site.folder / (name or Path(example).name)
+    target = site.folder / source.name
     target.write_text(text)
     return target
 
@@ -82,6 +84,12 @@ def _envoy(site: Site, example: str, extra: Mapping[str, str]) -> Iterator[Runni
             **extra,
         },
     )
+    with _envoy_process(site, config, port) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def _envoy_process(site: Site, config: Path, port: int) -> Iterator[Running]:
     command = [program("envoy"), "-c", config, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]
     with running(command, port=port, log=site.folder / "envoy.log"):
         yield Running(port)
@@ -217,10 +225,58 @@ def apache(site: Site) -> Iterator[Running]:
             yield Running(port)
 
 
+@contextlib.contextmanager
+def _envoy_gateway(site: Site, example: str, extra: Mapping[str, str]) -> Iterator[Running]:
+    port = free_port()
+    config = fill_in(
+        gateway_api.translated(example),
+        site,
+        {
+            f"address: {gateway_api.APP}": f"address: {HOST}",
+            f"address: {gateway_api.SERVICE}": f"address: {HOST}",
+            "address: 0.0.0.0": f"address: {HOST}",
+            "portValue: 3000": f"portValue: {site.app_port}",
+            "portValue: 8080": f"portValue: {site.service.port}",
+            "portValue: 8000": f"portValue: {port}",
+            "- shop.example": "- '*'",
+            **extra,
+        },
+    )
+    with _envoy_process(site, config, port) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def envoy_gateway_jwt(site: Site) -> Iterator[Running]:
+    extra = {
+        "address: guest-sessions.shop.svc.cluster.local": f"address: {HOST}",
+        "cacheDuration: 300s": "cacheDuration: 1s",
+    }
+    with _envoy_gateway(site, gateway_api.OFFLINE, extra) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def envoy_gateway_ensure(site: Site) -> Iterator[Running]:
+    with _envoy_gateway(site, gateway_api.ENSURE, {}) as started:
+        yield started
+
+
 Start = Callable[[Site], contextlib.AbstractContextManager[Running]]
 
-OFFLINE: dict[str, Start] = {"envoy jwt_authn": envoy_jwt, "haproxy": haproxy, "apache": apache}
+OFFLINE: dict[str, Start] = {
+    "envoy jwt_authn": envoy_jwt,
+    "envoy gateway jwt": envoy_gateway_jwt,
+    "haproxy": haproxy,
+    "apache": apache,
+}
 """Those that check tokens themselves."""
 
-ASKING: dict[str, Start] = {"envoy ext_authz": envoy_ensure, "nginx": nginx, "traefik": traefik, "caddy": caddy}
+ASKING: dict[str, Start] = {
+    "envoy ext_authz": envoy_ensure,
+    "envoy gateway extAuth": envoy_gateway_ensure,
+    "nginx": nginx,
+    "traefik": traefik,
+    "caddy": caddy,
+}
 """Those that ask /v1/auth, in both modes."""

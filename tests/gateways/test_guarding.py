@@ -56,8 +56,8 @@ def test_an_expired_token_does_not_pass(gateway: Gateway) -> None:
     token = gateway.service.expired_token()
     wait_until(
         lambda: send(gateway.port, "/account", headers=cookie(token)).status == 401,
-        what="the gateway refuses it too, within its own second of grace",
-        within_s=20,
+        what="the gateway refuses it too, after its own grace",
+        within_s=80 if gateway.name == "envoy gateway jwt" else 20,  # a minute, that no setting takes away
     )
 
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import pytest
 import yaml
 
+from tests.gateways import gateway_api
 from tests.gateways.gateways import EXAMPLES
 from tests.gateways.test_asking import TOLD
 
@@ -15,7 +17,7 @@ def documents(name: str) -> list[dict[str, Any]]:
 def named(kind: str, name: str) -> dict[str, Any]:
     [spec] = [
         each["spec"]
-        for each in documents("gateway-api.yaml")
+        for each in gateway_api.parts_of(gateway_api.ENSURE)
         if (each["kind"], each["metadata"]["name"]) == (kind, name)
     ]
     return dict(spec)
@@ -27,6 +29,11 @@ def test_every_file_is_a_list_of_objects_that_have_a_kind_and_a_name() -> None:
             assert each["apiVersion"]
             assert each["kind"]
             assert each["metadata"]["name"]
+
+
+@pytest.mark.parametrize("example", [gateway_api.OFFLINE, gateway_api.ENSURE])
+def test_the_translations_are_of_the_examples_as_they_are(example: str) -> None:
+    assert gateway_api.fingerprint() in gateway_api.translated(example).read_text(), "make gateway-api"
 
 
 def test_the_gateway_tells_the_service_all_that_it_judges_by() -> None:

@@ -12,7 +12,7 @@ from tests.gateways.processes import send
 from tests.gateways.test_ensuring import NAVIGATION
 from tests.gateways.test_guarding import ALIASES, FORGED, cookie, identity
 
-GO_ON = {"envoy ext_authz", "nginx"}
+GO_ON = {"envoy ext_authz", "envoy gateway extAuth", "nginx"}
 
 
 @pytest.mark.parametrize("name", ASKING)
