@@ -15,11 +15,11 @@ app.use(guestSessions({
 
 app.get("/", (req, res) => res.json({ guest: req.guest.claims }));
 
-app.post("/cart", async (req, res) => {
+app.post("/cart", async (req, res, next) => {
   try {
     await req.guest.save({ cart: req.body });
   } catch (error) {
-    if (!(error instanceof NotSaved)) throw error;
+    if (!(error instanceof NotSaved)) return next(error);
     return res.status(503).json({ detail: error.message });
   }
   res.json({ guest: req.guest.claims });

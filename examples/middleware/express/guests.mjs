@@ -20,7 +20,7 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
     const tokens = await Promise.all(values.map((pair) => read(pair.slice(cookie.length + 1))));
     // Of several cookies the first good one counts, else the first that is not known to be bad.
     const { claims = null, token = null } = tokens.find((each) => each?.claims) ?? tokens.find((each) => each) ?? {};
-    const guest = (req.guest = { claims, token, save, handOver });
+    const guest = (req.guest = { claims, token, save, handOver, toJSON: () => guest.claims });
     // A token whose key is not known is asked about, no more: a cookie could overtake that of a change.
     if (token && !claims && !away) await ask(res, "/v1/refresh-payload", { token });
     const fresh = guest.claims?.iat > Date.now() / 1000 - renewAfterS;
@@ -54,16 +54,15 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
   }
 
   // Null for a bad token; one without claims where its key is not known here: then the service must tell.
-  async function read(token) {
-    try {
-      return { token, claims: (await jwtVerify(token, keys, { issuer, typ: "guest+jwt" })).payload };
-    } catch (error) {
-      return error.code === "ERR_JWKS_NO_MATCHING_KEY" ? { token } : null;
-    }
-  }
+  const read = (token) =>
+    jwtVerify(token, keys, { issuer, typ: "guest+jwt" }).then(
+      ({ payload }) => ({ token, claims: payload }),
+      ({ code }) => (code === "ERR_JWKS_NO_MATCHING_KEY" ? { token } : null),
+    );
 
   // The service's answer, {} without one. Its word counts from then on: a token that it gives, or finds bad.
   async function ask(res, path, body) {
+    if (res?.headersSent) return {}; // too late for a cookie
     const signal = AbortSignal.timeout(3000);
     const request = { method: body ? "POST" : "GET", headers, body: JSON.stringify(body), signal };
     try {
@@ -87,7 +86,7 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
   // The keys are fetched every 5 s, beside the requests; the last ones count while the service is away.
   async function fetchKeys() {
     const jwks = await ask(null, "/.well-known/jwks.json");
-    if (jwks.keys?.[0]?.kid) keys = createLocalJWKSet(jwks);
+    if (Array.isArray(jwks.keys) && jwks.keys[0] && jwks.keys.every((key) => key?.kid)) keys = createLocalJWKSet(jwks);
   }
   setInterval(fetchKeys, 5000).unref();
   fetchKeys();

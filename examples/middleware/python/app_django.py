@@ -21,8 +21,6 @@ settings.configure(
     GUEST_RENEW_AFTER=int(os.environ.get("GUEST_RENEW_AFTER", "2592000")),  # browsers forget a cookie after 400 days
 )
 
-import guests_django  # noqa: E402  (after the settings)
-
 users = {"ada": {"name": "Ada"}}
 
 
@@ -32,14 +30,14 @@ def page(request: HttpRequest) -> JsonResponse:
 
 def cart(request: HttpRequest) -> JsonResponse:
     try:
-        guests_django.save(request, {"cart": json.loads(request.body)})
+        request.guest.save({"cart": json.loads(request.body)})
     except NotSaved as error:
         return JsonResponse({"detail": str(error)}, status=503)
     return JsonResponse({"guest": request.guest.claims})
 
 
 def login(request: HttpRequest) -> JsonResponse:
-    merge = guests_django.hand_over(request, users["ada"])
+    merge = request.guest.hand_over(users["ada"])
     users["ada"] = merge["payload"]
     return JsonResponse({"session": users["ada"], "merged": merge["merged"]})
 

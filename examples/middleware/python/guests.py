@@ -6,9 +6,10 @@ only, and about a token whose key is not known here yet.
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import jwt
@@ -29,18 +30,20 @@ class GuestSessions:
     # Tokens are renewed after 30 days, as browsers forget a cookie after 400.
     def __init__(self, url, *, issuer, cookie="__Host-guest", api_key=None, renew_after_s=30 * 86_400) -> None:
         self.url, self.issuer, self.cookie, self.renew_after_s = url, issuer, cookie, renew_after_s
-        self.headers, self.keys, self.away = {"X-API-Key": api_key or ""}, {}, False
+        self.headers, self.keys, self.away = {"X-API-Key": api_key or "", "Content-Type": "application/json"}, {}, False
 
-    async def send(self, path: str, body: dict[str, Any] | None) -> tuple[Any, list[str]]:
-        """Sends a GET, or POSTs the body as JSON, within 3 s; returns the answer's JSON and its `Set-Cookie` lines."""
-        raise NotImplementedError
+    # Sends a GET, or POSTs the JSON, within 3 s; returns the answer's JSON and its `Set-Cookie` lines.
+    send: Callable[[str, bytes | None], Awaitable[tuple[Any, list[str]]]]
+
+    async def fetch_keys(self) -> None:
+        jwks = await Guest(self, "", {}).ask("/.well-known/jwks.json")
+        with contextlib.suppress(Exception):  # of an answer that is no JWK Set: the last keys count
+            self.keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(jwks)}
 
     async def follow_keys(self) -> None:
-        """Fetches the keys every 5 s, beside the requests; the last ones count while the service is away."""
+        """Fetches the keys every 5 s, beside the requests, and so finds out whether the service is there."""
         while True:
-            jwks = await Guest(self, "", {}).ask("/.well-known/jwks.json")
-            with contextlib.suppress(Exception):  # of an answer that is no JWK Set
-                self.keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(jwks)}
+            await self.fetch_keys()
             await asyncio.sleep(5)
 
     def tokens(self, cookies: str) -> Iterator[tuple[dict[str, Any] | None, str]]:
@@ -96,18 +99,20 @@ class Guest:
 
     async def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The service's answer, {} without one. Its word counts from then on: a token that it gives, or finds bad."""
+        data = json.dumps(body).encode() if body else None  # what is no JSON is the caller's fault
         try:
-            answer, lines = await self._sessions.send(path, body)
+            answer, lines = await self._sessions.send(path, data)
             token = (answer.get("next") or answer).get("token")
+            claims = token and jwt.decode(token, options={"verify_signature": False})
         except Exception as error:  # noqa: BLE001  (whatever the HTTP client raises, or what answers is something else)
-            log.warning("guest-sessions is away, cookies stay as they are: %r", error)
+            # No %r: aiohttp's errors show the API key by it.
+            log.warning("guest-sessions is away, cookies stay as they are: %s: %s", type(error).__name__, error)
             self._sessions.away = True  # nobody else waits for it, until `follow_keys` finds it there again
             return {}
         self._sessions.away = False
         cookies = [line for line in lines if line.startswith(f"{self._sessions.cookie}=")]
         if token or cookies or answer.get("code") == "invalid_token":
-            self.claims = token and jwt.decode(token, options={"verify_signature": False})
-            self.token, self.set_cookies = token, cookies
+            self.claims, self.token, self.set_cookies = claims, token, cookies
         elif not answer.keys() & {"payload", "keys"}:
             log.warning("guest-sessions refuses %s: %s", path, answer)
         return answer

@@ -34,6 +34,6 @@ class GuestSessions(guests.GuestSessions):
             yield
             following.cancel()
 
-    async def send(self, path: str, body: dict[str, Any] | None) -> tuple[Any, list[str]]:
-        async with self._http.request("POST" if body else "GET", self.url + path, json=body) as response:
+    async def send(self, path: str, body: bytes | None) -> tuple[Any, list[str]]:
+        async with self._http.request("POST" if body else "GET", self.url + path, data=body) as response:
             return await response.json(content_type=None), response.headers.getall("Set-Cookie", [])

@@ -5,9 +5,9 @@ Settings: GUEST_URL, GUEST_ISSUER, GUEST_COOKIE_NAME, GUEST_API_KEY (or None), G
 login.
 """
 
-import asyncio
 import functools
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,8 +22,8 @@ class GuestSessions(guests.GuestSessions):
     def _http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers=self.headers, timeout=3)
 
-    async def send(self, path: str, body: dict[str, Any] | None) -> tuple[Any, list[str]]:
-        response = self._http.request("POST" if body else "GET", path, json=body)  # blocks, as the views do
+    async def send(self, path: str, body: bytes | None) -> tuple[Any, list[str]]:
+        response = self._http.request("POST" if body else "GET", path, content=body)  # blocks, as the views do
         return response.json(), response.headers.get_list("Set-Cookie")
 
 
@@ -36,20 +36,18 @@ SESSIONS = GuestSessions(
 )
 
 
-def save(request: HttpRequest, payload: dict[str, Any]) -> None:
-    """Replaces the guest's payload; makes a guest where there is none yet. Raises NotSaved."""
-    run(request.guest.save(payload))
+class Guest(guests.Guest):
+    def save(self, payload: dict[str, Any]) -> None:  # views are synchronous
+        run(super().save(payload))
 
-
-def hand_over(request: HttpRequest, session: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """The merge's answer: store its `payload` as the user's session before you answer. Never stops a login."""
-    return run(request.guest.hand_over(session, **options))
+    def hand_over(self, session: dict[str, Any], **options: Any) -> dict[str, Any]:
+        return run(super().hand_over(session, **options))
 
 
 def middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
     def handle(request: HttpRequest) -> HttpResponse:
         start_following_keys()
-        request.guest = guests.Guest(SESSIONS, request.method, request.headers)
+        request.guest = Guest(SESSIONS, request.method, request.headers)
         run(request.guest.ensure())
         response = get_response(request)
         for line in request.guest.set_cookies:
@@ -70,4 +68,10 @@ def run(steps: Coroutine[Any, None, Any]) -> Any:
 
 @functools.cache  # once in each process, after it was forked
 def start_following_keys() -> None:
-    threading.Thread(target=lambda: asyncio.run(SESSIONS.follow_keys()), daemon=True).start()
+    threading.Thread(target=follow_keys, daemon=True).start()
+
+
+def follow_keys() -> None:
+    while True:  # without an event loop: under gevent all requests would be in it, where the ORM refuses to work
+        run(SESSIONS.fetch_keys())
+        time.sleep(5)

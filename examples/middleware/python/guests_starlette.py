@@ -32,6 +32,6 @@ class GuestSessions(guests.GuestSessions):
     def _http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=3)
 
-    async def send(self, path: str, body: dict[str, Any] | None) -> tuple[Any, list[str]]:
-        response = await self._http.request("POST" if body else "GET", path, json=body)
+    async def send(self, path: str, body: bytes | None) -> tuple[Any, list[str]]:
+        response = await self._http.request("POST" if body else "GET", path, content=body)
         return response.json(), response.headers.get_list("Set-Cookie")
