@@ -131,7 +131,7 @@ $(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.j
 
 .PHONY: test-gateways
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
-	$(GATEWAYS_BIN)/pytest --timeout 300 --confcutdir=tests/gateways tests/gateways
+	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways
 
 .PHONY: gateway-api
 gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API anew, after a change of them; needs Go, minutes
