@@ -134,7 +134,7 @@ test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real 
 	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways
 
 .PHONY: gateway-api
-gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API anew, after a change of them; needs Go, minutes
+gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API anew, after a change of them or of Envoy Gateway's version; needs Go
 	$(GATEWAYS_BIN)/python -m tests.gateways.gateway_api
 
 .PHONY: test-shop

@@ -20,7 +20,7 @@ import click
 from service import logs, reports, wire
 from service.api_client import ApiClient, CallFailed, is_ready, signing_api, verifying_api
 from service.claims import GuestClaims
-from service.errors import Fault, GuestSessionsError, InvalidPolicy, InvalidRequest, InvalidSettings
+from service.errors import Fault, GuestSessionsError, InvalidPolicy, InvalidRequest, InvalidSettings, MalformedRequest
 from service.jose_codec import inspect as decode_unverified
 from service.keys_cli import keys
 from service.merge_policies import Policy, compile_policy
@@ -98,7 +98,7 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
 @click.option("--payload", default="{}", metavar="JSON", help="The guest's state: a JSON object, or @FILE.")
 @click.option("--claims", default="{}", metavar="JSON", help="Further top-level claims: a JSON object, or @FILE.")
 @click.option("--subject", metavar="ID", help="The guest's id.  [G- and a random UUID]")
-@click.option("--ttl", type=int, metavar="SECONDS", help="The token's lifetime.  [GUEST_TTL]")
+@click.option("--ttl", type=click.IntRange(min=1), metavar="SECONDS", help="The token's lifetime.  [GUEST_TTL]")
 @click.option("--audience", metavar="NAME", multiple=True, help="An audience; may be given several times.")
 @url_option
 @json_option
@@ -320,6 +320,8 @@ def _json_argument(option: str, text: str) -> dict[str, Any]:
 def _json_bytes(option: str, content: bytes) -> dict[str, Any]:
     try:
         return wire.decode_object(content)
+    except MalformedRequest as error:
+        raise click.UsageError(f"{option} {error.errors[0].message}") from error
     except GuestSessionsError as error:
         raise click.UsageError(f"{option} must be a JSON object: {error.detail}") from error
 

@@ -1,5 +1,6 @@
 """The examples say what they must, and the settings in them are settings that the service takes."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def test_the_settings_for_kubernetes_are_taken(name: str, tmp_path: Path) -> Non
 
     assert (settings.keys_dir is None) is (name == "guest-sessions")
     assert settings.port == container["ports"][0]["containerPort"]
+
+
+def test_the_keyring_lies_on_the_keeper_s_volume_and_on_no_volume_of_the_image() -> None:
+    """Beside a mount at another path containerd keeps the image's VOLUME apart, for one container's life."""
+    keeper = dict(containers("kubernetes/guest-sessions.yaml"))["guest-sessions-keeper"]
+    [mounted] = [each["mountPath"] for each in keeper["volumeMounts"] if each["name"] == "keys"]
+    [keys_dir] = [each["value"] for each in keeper["env"] if each["name"] == "GUEST_KEYS_DIR"]
+    dockerfile = (EXAMPLES.parent / "Dockerfile").read_text(encoding="utf-8")
+    assert mounted == keys_dir
+    assert re.findall(r'^VOLUME \["(.*)"\]$', dockerfile, re.MULTILINE) == [mounted]
 
 
 def test_the_probes_for_kubernetes_ask_what_the_service_answers() -> None:

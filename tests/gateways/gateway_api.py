@@ -56,8 +56,9 @@ def translated(example: str) -> Path:
 
 
 def fingerprint() -> str:
-    """Of the examples, to tell whether the translations are of them as they are."""
-    return hashlib.sha256(b"".join((EXAMPLES / example).read_bytes() for example in (OFFLINE, ENSURE))).hexdigest()
+    """Of all that is translated, to tell whether the translations are of it as it is."""
+    parts = [EGCTL, *CLUSTER, *parts_of(OFFLINE), *parts_of(ENSURE)]
+    return hashlib.sha256(yaml.safe_dump(parts).encode()).hexdigest()
 
 
 def parts_of(example: str) -> list[dict[str, Any]]:
@@ -78,9 +79,9 @@ def translate(example: str) -> str:
     for part in parts:
         part["metadata"]["namespace"] = NAMESPACE
     command = [go, "run", EGCTL, "x", "translate", "--to", "xds", "--file", "/dev/stdin"]
-    done = subprocess.run(command, input=yaml.safe_dump_all(parts), capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run(command, input=yaml.safe_dump_all(parts), stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     [made] = yaml.safe_load(done.stdout)["xds"].values()
-    return f"# By `make gateway-api`, of examples with the SHA-256\n# {fingerprint()}\n" + yaml.safe_dump(
+    return f"# By `make gateway-api`, of parts with the SHA-256\n# {fingerprint()}\n" + yaml.safe_dump(
         static(made["configs"])
     )
 

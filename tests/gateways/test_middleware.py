@@ -265,6 +265,16 @@ def test_of_several_cookies_the_first_good_one_counts(app: App) -> None:
             assert guest_cookies(page) == [], name
 
 
+def test_cookies_in_several_lines_are_read_to_their_end(app: App, framework: str) -> None:
+    """As HTTP/2 may bring them (RFC 9113, section 8.2.3)."""
+    if framework == "django":
+        pytest.skip("WSGI joins header lines with commas before Django sees them")
+    guest = app.service.issue()
+    page = app.page([*NAVIGATION, ("Cookie", "theme=dark"), *cookie(guest["token"])])
+    assert page.json()["guest"]["sub"] == guest["subject"]
+    assert guest_cookies(page) == []
+
+
 @pytest.mark.parametrize(
     "value",
     [

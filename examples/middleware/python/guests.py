@@ -36,7 +36,7 @@ class GuestSessions:
     send: Callable[[str, bytes | None], Awaitable[tuple[Any, list[str]]]]
 
     async def fetch_keys(self) -> None:
-        jwks = await Guest(self, "", {}).ask("/.well-known/jwks.json")
+        jwks = await Guest(self, "", {}, "").ask("/.well-known/jwks.json")
         with contextlib.suppress(Exception):  # of an answer that is no JWK Set: the last keys count
             self.keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(jwks)}
 
@@ -60,10 +60,10 @@ class GuestSessions:
 class Guest:
     """One request's guest: its `claims`, or None; its `token`; and `set_cookies`, which the response has to carry."""
 
-    def __init__(self, sessions: GuestSessions, method: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, sessions: GuestSessions, method: str, headers: Mapping[str, str], cookies: str) -> None:
         self._sessions, self._method, self._headers, self.set_cookies = sessions, method, headers, []
         # Of several cookies the first good one counts, else the first that is not known to be bad.
-        tokens = sessions.tokens(headers.get("Cookie", ""))
+        tokens = sessions.tokens(cookies)
         self.claims, self.token = min(tokens, key=lambda each: not each[0], default=(None, None))
 
     async def ensure(self) -> None:

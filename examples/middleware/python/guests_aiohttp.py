@@ -20,7 +20,8 @@ class GuestSessions(guests.GuestSessions):
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        request["guest"] = guests.Guest(self, request.method, request.headers)
+        cookies = ";".join(request.headers.getall("Cookie", []))
+        request["guest"] = guests.Guest(self, request.method, request.headers, cookies)
         await request["guest"].ensure()
         return await handler(request)
 

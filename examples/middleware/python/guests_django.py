@@ -47,7 +47,7 @@ class Guest(guests.Guest):
 def middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
     def handle(request: HttpRequest) -> HttpResponse:
         start_following_keys()
-        request.guest = Guest(SESSIONS, request.method, request.headers)
+        request.guest = Guest(SESSIONS, request.method, request.headers, request.headers.get("Cookie", ""))
         run(request.guest.ensure())
         response = get_response(request)
         for line in request.guest.set_cookies:

@@ -6,7 +6,6 @@ with `dispatch=sessions`. `request.state.guest` then has the guest's `claims` or
 """
 
 import asyncio
-from functools import cached_property
 from typing import Any
 
 import guests
@@ -20,18 +19,17 @@ class GuestSessions(guests.GuestSessions):
 
     async def __call__(self, request: Request, call_next: Any) -> Response:
         if not self._following or self._following.done():
+            self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=3)  # of this event loop
             self._following = asyncio.create_task(self.follow_keys())
-        guest = request.state.guest = guests.Guest(self, request.method, request.headers)
+        cookies = ";".join(request.headers.getlist("Cookie"))  # HTTP/2 may bring them one by one
+        guest = request.state.guest = guests.Guest(self, request.method, request.headers, cookies)
         await guest.ensure()
         response: Response = await call_next(request)
         for line in guest.set_cookies:
             response.headers.append("Set-Cookie", line)
         return response
 
-    @cached_property
-    def _http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=3)
-
     async def send(self, path: str, body: bytes | None) -> tuple[Any, list[str]]:
-        response = await self._http.request("POST" if body else "GET", path, content=body)
+        async with asyncio.timeout(3):  # httpx counts its own anew for each piece
+            response = await self._http.request("POST" if body else "GET", path, content=body)
         return response.json(), response.headers.get_list("Set-Cookie")
