@@ -1,8 +1,10 @@
 """The drop-in middleware of examples/middleware, each in its small application, as a process of its own."""
 
+import asyncio
 import contextlib
 import http.client
 import http.server
+import importlib
 import json
 import os
 import shutil
@@ -72,7 +74,7 @@ def application(
         "GUEST_URL": f"http://{service.address}",
         "GUEST_ISSUER": ISSUER,
         "GUEST_COOKIE_NAME": COOKIE,
-        "GUEST_API_KEY": API_KEY,
+        "GUEST_API_KEY": f"{API_KEY}\n",  # as a file brings it
         **settings,
     }
     command = [interpreter(framework), examples / FRAMEWORKS[framework], str(port)]
@@ -120,7 +122,17 @@ def test_a_first_page_gets_a_guest_that_stays(app: App) -> None:
 FETCH = [("Sec-Fetch-Mode", "cors"), ("Sec-Fetch-Dest", "empty")]
 
 
-@pytest.mark.parametrize("headers", [[], FETCH, [*NAVIGATION, ("Sec-Purpose", "prefetch")]])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        FETCH,
+        [("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "iframe")],
+        [("Sec-Fetch-Mode", "cors"), ("Sec-Fetch-Dest", "document")],
+        [*NAVIGATION, ("Sec-Purpose", "prefetch")],
+        [*NAVIGATION, ("Purpose", "prefetch")],
+    ],
+)
 def test_what_is_no_page_navigation_gets_no_guest(app: App, headers: Headers) -> None:
     answer = app.page(headers)
     assert answer.json() == {"guest": None}
@@ -265,6 +277,18 @@ def test_of_several_cookies_the_first_good_one_counts(app: App) -> None:
             assert guest_cookies(page) == [], name
 
 
+def test_a_token_of_an_unknown_key_comes_after_a_good_one(app: App) -> None:
+    guest = app.service.issue()
+    stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": "unknown"})
+    page = app.page([*FETCH, ("Cookie", f"{COOKIE}={stranger}; {COOKIE}={guest['token']}")])
+    assert page.json()["guest"]["sub"] == guest["subject"]
+
+
+def test_a_cookie_of_another_name_is_no_guest(app: App) -> None:
+    token = app.service.issue()["token"]
+    assert app.page([("Cookie", f"other={token}; {COOKIE}x={token}; x{COOKIE}={token}")]).json() == {"guest": None}
+
+
 def test_cookies_in_several_lines_are_read_to_their_end(app: App, framework: str) -> None:
     """As HTTP/2 may bring them (RFC 9113, section 8.2.3)."""
     if framework == "django":
@@ -321,20 +345,61 @@ def test_a_guest_with_an_audience_is_known(framework: str, tmp_path: Path) -> No
         assert guest_cookies(page) == []
 
 
-def handing_over_with(option: str, *, framework: str, folder: Path) -> Path:
-    """A copy of the examples in which the login hands over with an option, as `strict=True`."""
+def changed_example(framework: str, folder: Path, *, old: str, new: str) -> Path:
+    """A copy of the examples in which the framework's application has something else in one place."""
     copy = folder / "copy"
     language = Path(FRAMEWORKS[framework]).parent
     shutil.copytree(EXAMPLES / "middleware" / language, copy / language, symlinks=True)
     script = copy / FRAMEWORKS[framework]
-    name, _, value = option.partition("=")
-    options = f"{{ {name}: {value.lower()} }}" if framework == "express" else option
     text = script.read_text()
-    for ada in ('users["ada"])\n', "users.ada);\n"):
-        text = text.replace(ada, ada.replace(")", f", {options})"))
-    assert options in text
-    script.write_text(text)
+    assert text.count(old) == 1
+    script.write_text(text.replace(old, new))
     return copy
+
+
+def handing_over_with(option: str, *, framework: str, folder: Path) -> Path:
+    """A copy of the examples in which the login hands over with an option, as `strict=True`."""
+    name, _, value = option.partition("=")
+    if framework == "express":
+        return changed_example(
+            framework, folder, old="handOver(users.ada)", new=f"handOver(users.ada, {{ {name}: {value.lower()} }})"
+        )
+    return changed_example(framework, folder, old='hand_over(users["ada"])', new=f'hand_over(users["ada"], {option})')
+
+
+def test_a_login_that_fails_after_the_hand_over_leaves_the_guest_as_it_was(framework: str, tmp_path: Path) -> None:
+    """The merge is in no session: with the next cookie, that of an empty guest, the cart would be nowhere."""
+    stored, fails = {"express": ("users.ada = merge.payload;", 'throw new Error("the database is gone");')}.get(
+        framework, ('users["ada"] = merge["payload"]', 'raise RuntimeError("the database is gone")')
+    )
+    copy = changed_example(framework, tmp_path, old=stored, new=fails)
+    with guest_service(tmp_path) as service, application(framework, service, tmp_path, examples=copy) as app:
+        login = app.try_to_post("/login", {}, cookie(service.issue(payload={"cart": ["cup"]})["token"]))
+        assert login.status == 500
+        assert guest_cookies(login) == []
+
+
+def test_guests_of_all_issuers_that_are_named_are_known(framework: str, tmp_path: Path) -> None:
+    other = "https://other.example"
+    with (
+        guest_service(tmp_path, GUEST_ISSUER=f"{other},{ISSUER}") as service,
+        application(framework, service, tmp_path, GUEST_ISSUER=f"{other},{ISSUER}") as both,
+    ):
+        warm_up(both)
+        guest = service.issue()
+        with application(framework, service, tmp_path) as one:
+            wait_until(lambda: guest_cookies(one.page(NAVIGATION)), what="the application has the keys")
+            assert one.page(cookie(guest["token"])).json() == {"guest": None}
+        assert both.page(cookie(guest["token"])).json()["guest"]["iss"] == other
+
+
+def test_another_name_of_the_service_s_cookie_is_told_in_the_log(framework: str, tmp_path: Path) -> None:
+    with (
+        guest_service(tmp_path, GUEST_COOKIE_NAME="visitor") as service,
+        application(framework, service, tmp_path) as app,
+    ):
+        assert app.page(NAVIGATION).all("Set-Cookie") == []
+        assert f"another cookie than {COOKIE}" in (tmp_path / f"{framework}.log").read_text()
 
 
 def test_a_hand_over_without_a_next_guest_takes_the_cookie_away(framework: str, tmp_path: Path) -> None:
@@ -365,7 +430,7 @@ def test_a_strict_hand_over_of_a_revoked_guest_lets_the_login_go_on(framework: s
 KEYS = "/.well-known/jwks.json"
 
 
-OTHER_ANSWERS = ['{"keys": [{"kid": "a"}, "x"]}', '{"keys": [{"kty": "EC"}]}', '{"token": "x"}']
+OTHER_ANSWERS = ['{"keys": []}', '{"keys": [{"kid": "a"}, "x"]}', '{"keys": [{"kty": "EC"}]}', '{"token": "x"}']
 
 
 class Front(http.server.ThreadingHTTPServer):
@@ -405,7 +470,7 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
             answer = connection.getresponse()
             content = answer.read()
             kept = [(name, value) for name, value in answer.getheaders() if name in {"Content-Type", "Set-Cookie"}]
-            self.answer(answer.status, kept, content)
+            self.answer(answer.status, [*kept, ("Set-Cookie", "balancer=1; Path=/")], content)
             connection.close()
 
     def do_POST(self) -> None:
@@ -456,6 +521,12 @@ def test_a_bad_gateway_before_the_service_is_an_outage_like_any_other(behind: tu
     login = app.post("/login", {}, cookie(token))
     assert login.json() == {"session": {"name": "Ada"}, "merged": False}
     assert guest_cookies(newcomer) == guest_cookies(login) == []
+
+
+def test_no_other_cookie_of_the_service_s_side_reaches_the_visitor(behind: tuple[App, Front]) -> None:
+    app, _ = behind
+    [set_cookie] = app.page(NAVIGATION).all("Set-Cookie")
+    assert set_cookie.startswith(f"{COOKIE}=")
 
 
 def test_answers_of_something_else_do_not_end_the_following_of_keys(behind: tuple[App, Front]) -> None:
@@ -557,3 +628,17 @@ def test_a_guest_that_could_not_be_read_is_not_written_over(framework: str, tmp_
                 lambda: app.page(cookie(guest["token"])).json()["guest"], what="the guest is read again", within_s=15
             )
             app.post("/cart", ["cup", "bowl"], cookie(guest["token"]))
+
+
+def test_what_is_no_json_is_the_application_s_fault_and_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "middleware/python")
+    guests = importlib.import_module("guests")
+    sessions = guests.GuestSessions("http://127.0.0.1", issuer=ISSUER)
+    with pytest.raises(TypeError):
+        asyncio.run(guests.Guest(sessions, "POST", {}, "").save({"seen": object()}))
+    assert not sessions.away
+
+
+def test_a_page_that_sets_a_guest_s_cookie_stays_out_of_django_s_cache(tmp_path: Path) -> None:
+    with guest_service(tmp_path) as service, application("django", service, tmp_path) as app:
+        assert app.page(NAVIGATION).all("Cache-Control") == ["private"]

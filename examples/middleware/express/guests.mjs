@@ -12,7 +12,7 @@ export class NotSaved extends Error {} // the guest is as it was; the message sa
 
 // Tokens are renewed after 30 days, as browsers forget a cookie after 400.
 export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "", renewAfterS = 30 * 86_400 }) {
-  const headers = { "Content-Type": "application/json", "X-API-Key": apiKey };
+  const headers = { "Content-Type": "application/json", "X-API-Key": apiKey.trim() };
   let [keys, away] = [createLocalJWKSet({ keys: [] }), false];
 
   async function guestSession(req, res, next) {
@@ -20,7 +20,12 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
     const tokens = await Promise.all(values.map((pair) => read(pair.slice(cookie.length + 1))));
     // Of several cookies the first good one counts, else the first that is not known to be bad.
     const { claims = null, token = null } = tokens.find((each) => each?.claims) ?? tokens.find((each) => each) ?? {};
-    const guest = (req.guest = { claims, token, save, handOver, toJSON: () => guest.claims });
+    const guest = (req.guest = { claims, token, cookies: [], save, handOver, toJSON: () => guest.claims });
+    const { writeHead } = res;
+    res.writeHead = (status, ...rest) => {
+      for (const line of status < 500 ? guest.cookies : []) res.append("Set-Cookie", line); // else the guest is as it was
+      return writeHead.call(res, status, ...rest);
+    };
     // A token whose key is not known is asked about, no more: a cookie could overtake that of a change.
     if (token && !claims && !away) await ask(res, "/v1/refresh-payload", { token });
     const fresh = guest.claims?.iat > Date.now() / 1000 - renewAfterS;
@@ -72,9 +77,9 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
       const { token = null } = answer.next ?? answer;
       away = false;
       if (token || cookies.length || answer.code === "invalid_token") {
-        Object.assign(res.req.guest, { claims: token && decodeJwt(token), token });
-        for (const line of cookies) res.append("Set-Cookie", line);
+        Object.assign(res.req.guest, { claims: token && decodeJwt(token), token, cookies });
       } else if (!response.ok) console.warn(`guest-sessions refuses ${path}:`, answer);
+      if (token && !cookies.length && body.cookie) console.warn(`guest-sessions sets another cookie than ${cookie}`);
       return answer;
     } catch (error) {
       console.warn("guest-sessions is away, cookies stay as they are:", error);

@@ -1,7 +1,7 @@
-"""The guest of each request, whatever the framework: copy this file and `guests_….py` of yours. Needs `pyjwt[crypto]`.
+"""The guest of each request, whatever the framework: copy this file and `guests_….py` of yours.
 
-Tokens are checked here, offline, by the JWKS; the service is asked for a new guest, a renewal, a change and a hand-over
-only, and about a token whose key is not known here yet.
+Needs `pyjwt[crypto]>=2.10`. Tokens are checked here, offline, by the JWKS; the service is asked for a new guest, a
+renewal, a change and a hand-over only, and about a token whose key is not known here yet.
 """
 
 import asyncio
@@ -30,7 +30,8 @@ class GuestSessions:
     # Tokens are renewed after 30 days, as browsers forget a cookie after 400.
     def __init__(self, url, *, issuer, cookie="__Host-guest", api_key=None, renew_after_s=30 * 86_400) -> None:
         self.url, self.issuer, self.cookie, self.renew_after_s = url, issuer, cookie, renew_after_s
-        self.headers, self.keys, self.away = {"X-API-Key": api_key or "", "Content-Type": "application/json"}, {}, False
+        self.headers = {"X-API-Key": (api_key or "").strip(), "Content-Type": "application/json"}
+        self.keys, self.away = {}, False
 
     # Sends a GET, or POSTs the JSON, within 3 s; returns the answer's JSON and its `Set-Cookie` lines.
     send: Callable[[str, bytes | None], Awaitable[tuple[Any, list[str]]]]
@@ -115,4 +116,6 @@ class Guest:
             self.claims, self.token, self.set_cookies = claims, token, cookies
         elif not answer.keys() & {"payload", "keys"}:
             log.warning("guest-sessions refuses %s: %s", path, answer)
+        if token and not cookies and body.get("cookie"):
+            log.warning("guest-sessions sets another cookie than %s: nobody keeps a guest", self._sessions.cookie)
         return answer

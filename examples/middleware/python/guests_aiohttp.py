@@ -26,11 +26,13 @@ class GuestSessions(guests.GuestSessions):
         return await handler(request)
 
     async def _set_cookies(self, request: web.Request, response: web.StreamResponse) -> None:
-        if "guest" in request:
+        if "guest" in request and response.status < 500:  # after a failure the guest is as it was
             response.headers.extend(("Set-Cookie", line) for line in request["guest"].set_cookies)
 
     async def _connect(self, _: web.Application) -> AsyncIterator[None]:
-        async with aiohttp.ClientSession(headers=self.headers, timeout=aiohttp.ClientTimeout(total=3)) as self._http:
+        jar = aiohttp.DummyCookieJar()  # one guest's cookie is not for the next
+        timeout = aiohttp.ClientTimeout(total=3)
+        async with aiohttp.ClientSession(headers=self.headers, timeout=timeout, cookie_jar=jar) as self._http:
             following = asyncio.create_task(self.follow_keys())
             yield
             following.cancel()

@@ -9,21 +9,19 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import guests
 import httpx
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.utils.cache import patch_cache_control
 
 
 class GuestSessions(guests.GuestSessions):
-    @functools.cached_property
-    def _http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=self.headers, timeout=3)
-
     async def send(self, path: str, body: bytes | None) -> tuple[Any, list[str]]:
-        response = self._http.request("POST" if body else "GET", path, content=body)  # blocks, as the views do
+        response = HTTP.request("POST" if body else "GET", path, content=body)  # noqa: ASYNC212  (blocks, as the views do)
         return response.json(), response.headers.get_list("Set-Cookie")
 
 
@@ -34,6 +32,8 @@ SESSIONS = GuestSessions(
     api_key=settings.GUEST_API_KEY,
     renew_after_s=settings.GUEST_RENEW_AFTER,
 )
+JAR = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # one guest's cookie is not for the next
+HTTP = httpx.Client(base_url=SESSIONS.url, headers=SESSIONS.headers, timeout=3, cookies=JAR)
 
 
 class Guest(guests.Guest):
@@ -50,8 +50,9 @@ def middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
         request.guest = Guest(SESSIONS, request.method, request.headers, request.headers.get("Cookie", ""))
         run(request.guest.ensure())
         response = get_response(request)
-        for line in request.guest.set_cookies:
+        for line in request.guest.set_cookies if response.status_code < 500 else []:  # else the guest is as it was
             response.cookies.load(line)
+            patch_cache_control(response, private=True)  # Django's own cache would give the guest to others
         return response
 
     return handle

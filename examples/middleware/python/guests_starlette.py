@@ -6,6 +6,7 @@ with `dispatch=sessions`. `request.state.guest` then has the guest's `claims` or
 """
 
 import asyncio
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import guests
@@ -19,13 +20,14 @@ class GuestSessions(guests.GuestSessions):
 
     async def __call__(self, request: Request, call_next: Any) -> Response:
         if not self._following or self._following.done():
-            self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=3)  # of this event loop
+            jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # one guest's cookie is not for the next
+            self._http = httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=3, cookies=jar)
             self._following = asyncio.create_task(self.follow_keys())
         cookies = ";".join(request.headers.getlist("Cookie"))  # HTTP/2 may bring them one by one
         guest = request.state.guest = guests.Guest(self, request.method, request.headers, cookies)
         await guest.ensure()
         response: Response = await call_next(request)
-        for line in guest.set_cookies:
+        for line in guest.set_cookies if response.status_code < 500 else []:  # after a failure the guest is as it was
             response.headers.append("Set-Cookie", line)
         return response
 
