@@ -181,7 +181,7 @@ def make_app(
 
 def make_runner(
     app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S, write_timeout_s: float = WRITE_TIMEOUT_S
-) -> web.AppRunner:
+) -> Runner:
     """The application behind a server whose connections no client can stall or crowd out."""
     return Runner(app, head_timeout_s=head_timeout_s, write_timeout_s=write_timeout_s)
 

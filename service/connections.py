@@ -68,6 +68,11 @@ class Runner(web.AppRunner):
         )
         self._timeouts = _Timeouts(head_s=head_timeout_s, write_s=write_timeout_s)
 
+    def drain(self) -> None:
+        """From now on each answer is its connection's last, and says so: a gateway sends the next request elsewhere."""
+        assert isinstance(self.server, _Server)  # noqa: S101 - for the types: made by `_make_server`
+        self.server.draining = True
+
     async def shutdown(self) -> None:
         """Idle connections are closed by now; requests in flight may still come in, and are answered."""
         assert self.server is not None  # noqa: S101 - for the types: it is there until the clean-up's end
@@ -89,6 +94,7 @@ class _Server(web.Server):
     def __init__(self, made: web.Server, *, handler: _Handler, timeouts: _Timeouts) -> None:
         super().__init__(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - what the application set
         self._timeouts = timeouts
+        self.draining = False
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, timeouts=self._timeouts, loop=self._loop, **self._kwargs)
@@ -124,10 +130,19 @@ class _Connection(web.RequestHandler):
     Bytes may arrive before aiohttp has begun to wait for a request: then it has counted none yet.
     """
 
-    __slots__ = ("_answered_requests", "_head_bytes", "_head_timer", "_last_request", "_timeouts", "_write_timer")
+    __slots__ = (
+        "_answered_requests",
+        "_head_bytes",
+        "_head_timer",
+        "_last_request",
+        "_server",
+        "_timeouts",
+        "_write_timer",
+    )
 
-    def __init__(self, manager: web.Server, *, timeouts: _Timeouts, **options: Any) -> None:
+    def __init__(self, manager: _Server, *, timeouts: _Timeouts, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._server = manager
         self._timeouts = timeouts
         self._answered_requests = 0
         self._head_bytes = 0
@@ -191,7 +206,7 @@ class _Connection(web.RequestHandler):
         if resp.status == HTTPStatus.REQUEST_TIMEOUT:
             resp.force_close()
         # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
-        if self._last_request or (not request.body_exists and request.content_length):
+        if self._last_request or self._server.draining or (not request.body_exists and request.content_length):
             resp.force_close()
         return super().finish_response(request, resp, start_time)
 

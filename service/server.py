@@ -117,6 +117,7 @@ async def _serve(
         ready()
         await ended.wait()
         logger.info("ending: no new connections, requests under way are answered")
+        runner.drain()
         for site in list(runner.sites):
             await site.stop()
         await asyncio.sleep(LAST_REQUESTS_S)

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from service.app import make_app, make_runner
+from service.connections import Runner
 from service.settings import Settings
 from tests.api import Api
 from tests.security.heads import get, post
@@ -19,7 +20,7 @@ from tests.security.wire import check_problem, connected
 @asynccontextmanager
 async def ending(
     folder: Path, *, body_timeout_s: float = 5.0, write_timeout_s: float = 30.0
-) -> AsyncIterator[tuple[Api, web.AppRunner]]:
+) -> AsyncIterator[tuple[Api, Runner]]:
     """A service, and what ends it."""
     app = make_app(Settings.from_mapping({"GUEST_KEYS_DIR": str(folder)}), body_timeout_s=body_timeout_s)
     runner = make_runner(app, write_timeout_s=write_timeout_s)
@@ -52,6 +53,19 @@ async def test_a_request_whose_body_is_still_coming_is_answered_before_the_end(
 
         assert (reply.status, reply.headers["connection"]) == (201, "close")
         assert await wire.rest() == b""
+
+
+async def test_while_the_service_ends_each_answer_is_the_last_on_its_connection(tmp_path: Path) -> None:
+    """Else a gateway sends its next request over a connection that is just being closed."""
+    async with ending(tmp_path) as (api, runner), connected(api) as kept, connected(api) as late:
+        kept.writer.write(get())
+        assert "connection" not in (await kept.reply()).headers
+
+        runner.drain()
+        for wire in (kept, late):
+            wire.writer.write(get())
+            assert (await wire.reply()).headers["connection"] == "close"
+            assert await wire.rest() == b""
 
 
 async def test_a_body_that_never_comes_does_not_hold_up_the_end(tmp_path: Path) -> None:

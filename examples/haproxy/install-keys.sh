@@ -15,7 +15,7 @@ count=$(awk -v dir="$fresh" '
     /^-----END PUBLIC KEY-----/ { inside = 0 }
     END { print n + 0 }')
 [ "$count" -ge 1 ] || { echo "no public key on standard input: nothing was changed" >&2; exit 1; }
-[ "$count" -le "$places" ] || { echo "$count keys, but haproxy.cfg has $places places: add lines to both" >&2; exit 1; }
+[ "$count" -le "$places" ] || { echo "$count keys, but haproxy.cfg has $places places: add lines there and here. NOTHING WAS CHANGED" >&2; exit 1; }
 i=$count
 while [ "$i" -lt "$places" ]; do
     i=$((i + 1))

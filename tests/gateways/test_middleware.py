@@ -284,6 +284,19 @@ def test_a_token_of_an_unknown_key_comes_after_a_good_one(app: App) -> None:
     assert page.json()["guest"]["sub"] == guest["subject"]
 
 
+@pytest.mark.parametrize(("typ", "ahead_s", "known"), [("guest+jwt", 3600, True), ("JWT", 0, False)])
+def test_of_tokens_by_the_service_s_key_those_of_the_typ_count_whatever_the_clock(
+    app: App, typ: str, ahead_s: int, *, known: bool
+) -> None:
+    guest = app.service.issue()
+    ring = json.loads(Path(app.service.environment["GUEST_KEYS_DIR"], "keyring.json").read_text())
+    [key] = [each for each in ring["keys"] if each["kid"] == guest["key_id"]]
+    claims = jwt.decode(guest["token"], options={"verify_signature": False})
+    claims["iat"] += ahead_s
+    token = jwt.encode(claims, jwt.PyJWK(key).key, "ES256", headers={"typ": typ, "kid": key["kid"]})
+    assert bool(app.page([*FETCH, *cookie(token)]).json()["guest"]) is known
+
+
 def test_a_cookie_of_another_name_is_no_guest(app: App) -> None:
     token = app.service.issue()["token"]
     assert app.page([("Cookie", f"other={token}; {COOKIE}x={token}; x{COOKIE}={token}")]).json() == {"guest": None}
@@ -331,6 +344,7 @@ def test_a_guest_whose_key_is_new_stays_as_it_is(framework: str, tmp_path: Path)
         [set_cookie] = guest_cookies(saved)
         after = app.page([*NAVIGATION, *cookie(token_in(set_cookie))]).json()["guest"]
         assert (after["sub"], after["payload"]) == (guest["subject"], {"cart": ["cup", "bowl"]})
+        assert "guest-sessions" not in (tmp_path / f"{framework}.log").read_text()  # nothing was amiss
 
 
 def test_a_guest_with_an_audience_is_known(framework: str, tmp_path: Path) -> None:
@@ -388,8 +402,11 @@ def test_guests_of_all_issuers_that_are_named_are_known(framework: str, tmp_path
         warm_up(both)
         guest = service.issue()
         with application(framework, service, tmp_path) as one:
-            wait_until(lambda: guest_cookies(one.page(NAVIGATION)), what="the application has the keys")
-            assert one.page(cookie(guest["token"])).json() == {"guest": None}
+            # Until it has the keys, the service tells of them.
+            wait_until(
+                lambda: one.page(cookie(guest["token"])).json() == {"guest": None},
+                what="the other issuer's is no guest",
+            )
         assert both.page(cookie(guest["token"])).json()["guest"]["iss"] == other
 
 
@@ -430,7 +447,8 @@ def test_a_strict_hand_over_of_a_revoked_guest_lets_the_login_go_on(framework: s
 KEYS = "/.well-known/jwks.json"
 
 
-OTHER_ANSWERS = ['{"keys": []}', '{"keys": [{"kid": "a"}, "x"]}', '{"keys": [{"kty": "EC"}]}', '{"token": "x"}']
+A_JWT = json.dumps({"token": jwt.encode({"sub": "x"}, "x" * 32)})
+OTHER_ANSWERS = [A_JWT, '{"keys": []}', '{"keys": [{"kid": "a"}, "x"]}', '{"keys": [{"kty": "EC"}]}', '{"token": "x"}']
 
 
 class Front(http.server.ThreadingHTTPServer):
@@ -444,11 +462,12 @@ class Front(http.server.ThreadingHTTPServer):
         self.service = service
         self.state = "open"
         self.asked: list[str] = []
+        self.cookies: list[str] = []
         self.woken = threading.Event()
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.server_port}"
+        return f"http://localhost:{self.server_port}"  # by name: aiohttp keeps no cookie of an address
 
 
 class FrontHandler(http.server.BaseHTTPRequestHandler):
@@ -458,8 +477,15 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         state = self.server.state
         self.server.asked.append(self.path)
+        self.server.cookies += self.headers.get_all("Cookie", [])
         if state == "silent":
             self.server.woken.wait()
+        elif state == "byte by byte":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the other side has gone
+                while not self.server.woken.wait(1):
+                    self.wfile.write(b" ")
         elif state == "bad gateway":
             self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
         elif state in OTHER_ANSWERS:
@@ -527,6 +553,20 @@ def test_no_other_cookie_of_the_service_s_side_reaches_the_visitor(behind: tuple
     app, _ = behind
     [set_cookie] = app.page(NAVIGATION).all("Set-Cookie")
     assert set_cookie.startswith(f"{COOKIE}=")
+
+
+def test_no_visitor_s_cookie_goes_with_the_request_for_the_next(behind: tuple[App, Front]) -> None:
+    app, before = behind
+    assert new_guest(app) != new_guest(app)
+    assert before.cookies == []
+
+
+def test_a_service_that_answers_byte_by_byte_holds_nobody_up(framework: str, behind: tuple[App, Front]) -> None:
+    if framework == "django":
+        pytest.skip("it waits 3 s for each byte")
+    app, before = behind
+    before.state = "byte by byte"
+    assert seconds_for(app, NAVIGATION) < 5
 
 
 def test_answers_of_something_else_do_not_end_the_following_of_keys(behind: tuple[App, Front]) -> None:
@@ -642,3 +682,38 @@ def test_what_is_no_json_is_the_application_s_fault_and_no_outage(monkeypatch: p
 def test_a_page_that_sets_a_guest_s_cookie_stays_out_of_django_s_cache(tmp_path: Path) -> None:
     with guest_service(tmp_path) as service, application("django", service, tmp_path) as app:
         assert app.page(NAVIGATION).all("Cache-Control") == ["private"]
+
+
+def test_what_answers_before_aiohttp_s_middleware_needs_no_guest(tmp_path: Path) -> None:
+    closed = "@web.middleware\nasync def closed(request, handler):\n    raise web.HTTPFound('/closed')\n\n\n"
+    application_of = "app = web.Application("
+    copy = changed_example(
+        "aiohttp", tmp_path, old=f"{application_of})", new=f"{closed}{application_of}middlewares=[closed])"
+    )
+    with guest_service(tmp_path) as service, application("aiohttp", service, tmp_path, examples=copy) as app:
+        assert send(app.port, "/").status == 302
+
+
+def test_starlette_s_middleware_outlives_its_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under its `TestClient`, which makes one for each request."""
+    monkeypatch.syspath_prepend(EXAMPLES / "middleware/python")
+    with guest_service(tmp_path) as service:
+        monkeypatch.setenv("GUEST_URL", f"http://{service.address}")
+        monkeypatch.setenv("GUEST_ISSUER", ISSUER)
+        example = importlib.import_module("app_starlette")
+        httpx = importlib.import_module("httpx")
+
+        async def page() -> Any:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(example.app), base_url="http://shop") as client:
+                return await client.get("/", headers=dict(NAVIGATION))
+
+        assert all("Set-Cookie" in asyncio.run(page()).headers for _ in range(2))
+
+
+def test_a_change_after_express_has_answered_is_refused(tmp_path: Path) -> None:
+    """Its cookie would not reach the browser."""
+    late = 'res.json({}); return req.guest.save({ cart: req.body }).catch(() => console.warn("too late"));'
+    copy = changed_example("express", tmp_path, old="await req.guest.save({ cart: req.body });", new=late)
+    with guest_service(tmp_path) as service, application("express", service, tmp_path, examples=copy) as app:
+        app.post("/cart", ["cup"], [])
+        wait_until(lambda: "too late" in (tmp_path / "express.log").read_text(), what="the log says so", within_s=5)

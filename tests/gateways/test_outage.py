@@ -7,10 +7,11 @@ import pytest
 
 from tests.gateways.echo import echo
 from tests.gateways.gateways import ASKING, Site
-from tests.gateways.guest_service import guest_service
+from tests.gateways.guest_service import GuestService, guest_service
 from tests.gateways.processes import send
 from tests.gateways.test_ensuring import NAVIGATION
 from tests.gateways.test_guarding import ALIASES, FORGED, cookie, identity
+from tests.gateways.test_middleware import front
 
 GO_ON = {"envoy ext_authz", "envoy gateway extAuth", "nginx"}
 
@@ -32,3 +33,15 @@ def test_nobody_passes_the_guard_and_no_identity_of_the_client_gets_through(name
             if name in GO_ON:
                 assert identity(page) == []
             assert [each for each in page.all("Set-Cookie") if "guest" in each] == []
+
+
+@pytest.mark.parametrize("name", [each for each in ASKING if each != "traefik"])  # its 30 s are in no setting
+def test_a_service_that_hangs_holds_up_nobody_for_good(name: str, tmp_path: Path) -> None:
+    with guest_service(tmp_path) as service, front(service) as before, echo() as app:
+        hanging = GuestService(before.server_port, service.environment)
+        with ASKING[name](Site(hanging, app.port, tmp_path)) as running:
+            before.state = "silent"
+            reached = len(app.seen)
+            assert send(running.port, "/account", headers=cookie(service.issue()["token"])).status in {403, 500, 504}
+            assert len(app.seen) == reached
+            assert (send(running.port, "/", headers=NAVIGATION).status == 200) is (name in GO_ON)

@@ -7,7 +7,7 @@ const app = express();
 app.use(express.json({ strict: false }));
 app.use(guestSessions({
   url: process.env.GUEST_URL,
-  issuer: process.env.GUEST_ISSUER.split(","),
+  issuer: process.env.GUEST_ISSUER.split(/\s*,\s*/),
   cookie: process.env.GUEST_COOKIE_NAME,
   apiKey: process.env.GUEST_API_KEY,
   renewAfterS: Number(process.env.GUEST_RENEW_AFTER ?? 2592000),

@@ -14,8 +14,10 @@ export class NotSaved extends Error {} // the guest is as it was; the message sa
 export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "", renewAfterS = 30 * 86_400 }) {
   const headers = { "Content-Type": "application/json", "X-API-Key": apiKey.trim() };
   let [keys, away] = [createLocalJWKSet({ keys: [] }), false];
+  setInterval(fetchKeys, 5000).unref();
+  fetchKeys();
 
-  async function guestSession(req, res, next) {
+  return async function guestSession(req, res, next) {
     const values = (req.get("Cookie") ?? "").split(/;\s*/).filter((pair) => pair.startsWith(`${cookie}=`));
     const tokens = await Promise.all(values.map((pair) => read(pair.slice(cookie.length + 1))));
     // Of several cookies the first good one counts, else the first that is not known to be bad.
@@ -23,7 +25,7 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
     const guest = (req.guest = { claims, token, cookies: [], save, handOver, toJSON: () => guest.claims });
     const { writeHead } = res;
     res.writeHead = (status, ...rest) => {
-      for (const line of status < 500 ? guest.cookies : []) res.append("Set-Cookie", line); // else the guest is as it was
+      if (status < 500) res.append("Set-Cookie", guest.cookies); // else the guest is as it was
       return writeHead.call(res, status, ...rest);
     };
     // A token whose key is not known is asked about, no more: a cookie could overtake that of a change.
@@ -36,8 +38,7 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
     // Replaces the guest's payload; makes a guest where there is none yet. Throws NotSaved.
     async function save(payload) {
       const elsewhere = !["none", "same-origin"].includes(req.get("Sec-Fetch-Site") ?? "none");
-      // Another site's request comes without the cookie.
-      const unseen = !guest.claims && (guest.token || elsewhere);
+      const unseen = !guest.claims && (guest.token || elsewhere); // another site's request comes without the cookie
       if (unseen) throw new NotSaved("a guest may be there that could not be read, and is not written over unread");
       const answer = await sign({ payload, cookie: true });
       if (!answer.token) throw new NotSaved(answer.detail ?? "guest-sessions is away");
@@ -56,22 +57,20 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
       const answer = guest.token && (await ask(res, "/v1/refresh-payload", { ...body, token: guest.token }));
       return guest.token ? answer : ask(res, "/v1/issue", body);
     }
-  }
+  };
 
   // Null for a bad token; one without claims where its key is not known here: then the service must tell.
-  const read = (token) =>
-    jwtVerify(token, keys, { issuer, typ: "guest+jwt" }).then(
-      ({ payload }) => ({ token, claims: payload }),
-      ({ code }) => (code === "ERR_JWKS_NO_MATCHING_KEY" ? { token } : null),
-    );
+  function read(token) {
+    return jwtVerify(token, keys, { issuer, typ: "guest+jwt" }).then(({ payload }) => ({ token, claims: payload }))
+      .catch(({ code }) => (code === "ERR_JWKS_NO_MATCHING_KEY" ? { token } : null));
+  }
 
   // The service's answer, {} without one. Its word counts from then on: a token that it gives, or finds bad.
   async function ask(res, path, body) {
     if (res?.headersSent) return {}; // too late for a cookie
-    const signal = AbortSignal.timeout(3000);
-    const request = { method: body ? "POST" : "GET", headers, body: JSON.stringify(body), signal };
+    const content = { method: body ? "POST" : "GET", headers, body: JSON.stringify(body) };
     try {
-      const response = await fetch(new URL(path, url), request);
+      const response = await fetch(new URL(path, url), { ...content, signal: AbortSignal.timeout(3000) });
       const answer = await response.json();
       const cookies = response.headers.getSetCookie().filter((line) => line.startsWith(`${cookie}=`));
       const { token = null } = answer.next ?? answer;
@@ -93,7 +92,4 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
     const jwks = await ask(null, "/.well-known/jwks.json");
     if (Array.isArray(jwks.keys) && jwks.keys[0] && jwks.keys.every((key) => key?.kid)) keys = createLocalJWKSet(jwks);
   }
-  setInterval(fetchKeys, 5000).unref();
-  fetchKeys();
-  return guestSession;
 }

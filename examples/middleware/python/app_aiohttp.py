@@ -9,7 +9,7 @@ from guests_aiohttp import GuestSessions
 
 sessions = GuestSessions(
     os.environ["GUEST_URL"],
-    issuer=os.environ["GUEST_ISSUER"].split(","),
+    issuer=os.environ["GUEST_ISSUER"].replace(" ", "").split(","),
     cookie=os.environ.get("GUEST_COOKIE_NAME", "__Host-guest"),
     api_key=os.environ.get("GUEST_API_KEY"),
     renew_after_s=int(os.environ.get("GUEST_RENEW_AFTER", "2592000")),

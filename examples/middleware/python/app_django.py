@@ -15,7 +15,7 @@ settings.configure(
     ROOT_URLCONF=__name__,
     MIDDLEWARE=["guests_django.middleware"],  # and Django's own, as ever; CsrfViewMiddleware among them
     GUEST_URL=os.environ["GUEST_URL"],
-    GUEST_ISSUER=os.environ["GUEST_ISSUER"].split(","),
+    GUEST_ISSUER=os.environ["GUEST_ISSUER"].replace(" ", "").split(","),
     GUEST_COOKIE_NAME=os.environ.get("GUEST_COOKIE_NAME", "__Host-guest"),
     GUEST_API_KEY=os.environ.get("GUEST_API_KEY"),
     GUEST_RENEW_AFTER=int(os.environ.get("GUEST_RENEW_AFTER", "2592000")),  # browsers forget a cookie after 400 days

@@ -37,8 +37,8 @@ class GuestSessions:
     send: Callable[[str, bytes | None], Awaitable[tuple[Any, list[str]]]]
 
     async def fetch_keys(self) -> None:
-        jwks = await Guest(self, "", {}, "").ask("/.well-known/jwks.json")
         with contextlib.suppress(Exception):  # of an answer that is no JWK Set: the last keys count
+            jwks = await Guest(self, "", {}, "").ask("/.well-known/jwks.json")
             self.keys = {key.key_id: key for key in jwt.PyJWKSet.from_dict(jwks)}
 
     async def follow_keys(self) -> None:
@@ -64,8 +64,7 @@ class Guest:
     def __init__(self, sessions: GuestSessions, method: str, headers: Mapping[str, str], cookies: str) -> None:
         self._sessions, self._method, self._headers, self.set_cookies = sessions, method, headers, []
         # Of several cookies the first good one counts, else the first that is not known to be bad.
-        tokens = sessions.tokens(cookies)
-        self.claims, self.token = min(tokens, key=lambda each: not each[0], default=(None, None))
+        self.claims, self.token = min(sessions.tokens(cookies), key=lambda each: not each[0], default=(None, None))
 
     async def ensure(self) -> None:
         """Before the request is handled: a guest for a visitor who opens a page, anew or again where it got old."""
