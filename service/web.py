@@ -3,6 +3,7 @@
 Knows the use cases and the wire, no adapter.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
@@ -31,6 +32,8 @@ STALE_IF_ERROR_S: Final = 86_400
 
 LONGEST_AT_ONCE_BYTES: Final = 16_384
 """A longer body is worked on aside: what comes of one token takes milliseconds, 256 KiB of lists up to seconds."""
+LONGER_ONES: Final = 2
+"""How many of these are decoded at once: it takes ten times their memory, and one thread works on them all anyway."""
 
 _PUBLIC: Final = {"X-Content-Type-Options": "nosniff"}
 _BELOW_AUTH: Final = r"/v1/auth/{path:[\s\S]*}"
@@ -70,6 +73,7 @@ class Api:
         self._clock = clock
         self._body_timeout_s = body_timeout_s
         self._aside = aside
+        self._longer_ones = asyncio.Semaphore(LONGER_ONES)
         self._metadata = msgspec.json.encode(_metadata(issuer, introspection_auth))
         published = {
             **_PUBLIC,
@@ -258,9 +262,11 @@ class Api:
     def _post(self, path: str, handler: BodyHandler, *, media_type: str = "application/json") -> web.RouteDef:
         async def guarded(request: web.Request) -> Answer:
             self._access.check(request.headers)
-            return await handler(
-                request, await bodies.read(request, media_type=media_type, timeout_s=self._body_timeout_s)
-            )
+            body = await bodies.read(request, media_type=media_type, timeout_s=self._body_timeout_s)
+            if len(body) <= LONGEST_AT_ONCE_BYTES:
+                return await handler(request, body)
+            async with self._longer_ones:
+                return await handler(request, body)
 
         return web.post(path, self._timed(path, guarded))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service import wire
 from service.aside import Aside
 from service.ports import at_once
 from tests.api import Api
@@ -47,3 +48,29 @@ async def test_large_bodies_alone_are_worked_on_aside(api: Api, path: str) -> No
     large = threads_aside() - before
 
     assert (len(small), len(large)) == (0, 1)
+
+
+async def test_of_large_bodies_no_more_than_two_are_decoded_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a hundred of them, which wait for each other anyway, would take some 250 MB."""
+    decode, merged_object = wire.decode, wire.merged_object
+    decoded, peak = 0, 0
+
+    def counted_decode(*arguments: Any) -> Any:
+        nonlocal decoded, peak
+        decoded += 1
+        peak = max(peak, decoded)
+        return decode(*arguments)
+
+    def counted_merged_object(*arguments: Any) -> Any:
+        nonlocal decoded
+        decoded -= 1
+        return merged_object(*arguments)
+
+    monkeypatch.setattr(wire, "decode", counted_decode)
+    monkeypatch.setattr(wire, "merged_object", counted_merged_object)
+    answers = await asyncio.gather(
+        *(api.post("/v1/merge", {"tokens": [], "session": {"note": "x" * 17_000}}) for _ in range(8))
+    )
+
+    assert [answer.status for answer in answers] == [200] * 8
+    assert (decoded, peak) == (0, 2)
