@@ -463,6 +463,8 @@ def _check_api_key(key: str, place: str) -> None:
         raise ValueError(f"{place} has fewer than {LEAST_API_KEY_CHARS} characters")
     if not all("!" <= character <= "~" for character in key):
         raise ValueError(f"{place} has characters other than visible ASCII")
+    if "," in key:
+        raise ValueError(f"{place} has a comma: a file has one key a line")
 
 
 def _parse_redis_url(text: str) -> str:

@@ -153,9 +153,11 @@ def test_secrets_and_keys_come_from_files_as_well(tmp_path: Path) -> None:
 def test_files_that_hold_nothing_or_cannot_be_read_are_faults(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nothing\n")
     (tmp_path / "bytes").write_bytes(b"\xff")
+    (tmp_path / "commas").write_text(f"# two\n{KEY},{KEY}2\n")
 
     assert message(GUEST_API_KEYS_FILE=str(tmp_path / "empty")) == "holds no key"
     assert message(GUEST_API_KEYS_FILE=str(tmp_path / "bytes")) == "is not UTF-8 text"
+    assert message(GUEST_API_KEYS_FILE=str(tmp_path / "commas")) == "line 2 has a comma: a file has one key a line"
     assert message(GUEST_KEYS_SECRET_FILE=str(tmp_path / "none")).startswith("cannot be read: ")
     assert faults(GUEST_API_KEYS=KEY, GUEST_API_KEYS_FILE=str(tmp_path / "none"))[0] == "GUEST_API_KEYS"
 
