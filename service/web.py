@@ -224,7 +224,7 @@ class Api:
         return Answer(_DOCS, body, further={"Content-Type": content_type})
 
     def _compute(self, body: bytes) -> Compute:
-        return at_once if len(body) <= LONGEST_AT_ONCE_BYTES else self._aside
+        return self._aside if _is_long(body) else at_once
 
     def _policy(self, asked: str | dict[str, Any]) -> Policy:
         if isinstance(asked, dict):
@@ -263,7 +263,7 @@ class Api:
         async def guarded(request: web.Request) -> Answer:
             self._access.check(request.headers)
             body = await bodies.read(request, media_type=media_type, timeout_s=self._body_timeout_s)
-            if len(body) <= LONGEST_AT_ONCE_BYTES:
+            if not _is_long(body):
                 return await handler(request, body)
             async with self._longer_ones:
                 return await handler(request, body)
@@ -318,6 +318,10 @@ async def _expect_nothing(_request: web.Request) -> None:
 
 def _json(head: Head, value: object) -> Answer:
     return Answer(head, msgspec.json.encode(value))
+
+
+def _is_long(body: bytes) -> bool:
+    return len(body) > LONGEST_AT_ONCE_BYTES
 
 
 def _asks_to_ensure(request: web.Request) -> bool:

@@ -2,14 +2,11 @@
 
 import asyncio
 import contextlib
-import http.client
-import http.server
 import importlib
 import json
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +17,10 @@ from typing import Any
 import jwt
 import pytest
 
+from tests.gateways.front import Front, front
 from tests.gateways.gateways import EXAMPLES
 from tests.gateways.guest_service import COOKIE, ISSUER, GuestService, forgeries, guest_service
-from tests.gateways.processes import HOST, Answer, running, send, wait_until
+from tests.gateways.processes import Answer, running, send, wait_until
 from tests.gateways.test_ensuring import NAVIGATION, guest_cookies, token_in
 from tests.gateways.test_guarding import Headers, cookie
 from tests.ports import free_port
@@ -107,6 +105,11 @@ def warm_up(app: App) -> None:
 def new_guest(app: App) -> str:
     [set_cookie] = guest_cookies(app.page(NAVIGATION))
     return token_in(set_cookie)
+
+
+def of_unknown_key(kid: str = "unknown") -> str:
+    """A token that looks like a guest's, by a key of which nobody has heard."""
+    return jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": kid})
 
 
 def test_a_first_page_gets_a_guest_that_stays(app: App) -> None:
@@ -279,8 +282,7 @@ def test_of_several_cookies_the_first_good_one_counts(app: App) -> None:
 
 def test_a_token_of_an_unknown_key_comes_after_a_good_one(app: App) -> None:
     guest = app.service.issue()
-    stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": "unknown"})
-    page = app.page([*FETCH, ("Cookie", f"{COOKIE}={stranger}; {COOKIE}={guest['token']}")])
+    page = app.page([*FETCH, ("Cookie", f"{COOKIE}={of_unknown_key()}; {COOKIE}={guest['token']}")])
     assert page.json()["guest"]["sub"] == guest["subject"]
 
 
@@ -374,18 +376,17 @@ def changed_example(framework: str, folder: Path, *, old: str, new: str) -> Path
 def handing_over_with(option: str, *, framework: str, folder: Path) -> Path:
     """A copy of the examples in which the login hands over with an option, as `strict=True`."""
     name, _, value = option.partition("=")
+    old, new = 'hand_over(users["ada"])', f'hand_over(users["ada"], {option})'
     if framework == "express":
-        return changed_example(
-            framework, folder, old="handOver(users.ada)", new=f"handOver(users.ada, {{ {name}: {value.lower()} }})"
-        )
-    return changed_example(framework, folder, old='hand_over(users["ada"])', new=f'hand_over(users["ada"], {option})')
+        old, new = "handOver(users.ada)", f"handOver(users.ada, {{ {name}: {value.lower()} }})"
+    return changed_example(framework, folder, old=old, new=new)
 
 
 def test_a_login_that_fails_after_the_hand_over_leaves_the_guest_as_it_was(framework: str, tmp_path: Path) -> None:
     """The merge is in no session: with the next cookie, that of an empty guest, the cart would be nowhere."""
-    stored, fails = {"express": ("users.ada = merge.payload;", 'throw new Error("the database is gone");')}.get(
-        framework, ('users["ada"] = merge["payload"]', 'raise RuntimeError("the database is gone")')
-    )
+    stored, fails = 'users["ada"] = merge["payload"]', 'raise RuntimeError("the database is gone")'
+    if framework == "express":
+        stored, fails = "users.ada = merge.payload;", 'throw new Error("the database is gone");'
     copy = changed_example(framework, tmp_path, old=stored, new=fails)
     with guest_service(tmp_path) as service, application(framework, service, tmp_path, examples=copy) as app:
         login = app.try_to_post("/login", {}, cookie(service.issue(payload={"cart": ["cup"]})["token"]))
@@ -449,81 +450,6 @@ KEYS = "/.well-known/jwks.json"
 
 A_JWT = json.dumps({"token": jwt.encode({"sub": "x"}, "x" * 32)})
 OTHER_ANSWERS = [A_JWT, '{"keys": []}', '{"keys": [{"kid": "a"}, "x"]}', '{"keys": [{"kty": "EC"}]}', '{"token": "x"}']
-
-
-class Front(http.server.ThreadingHTTPServer):
-    """What stands before the service: hands requests on, answers what is none of its answers, or is silent."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, service: GuestService) -> None:
-        super().__init__((HOST, 0), FrontHandler)
-        self.service = service
-        self.state = "open"
-        self.asked: list[str] = []
-        self.cookies: list[str] = []
-        self.woken = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://localhost:{self.server_port}"  # by name: aiohttp keeps no cookie of an address
-
-
-class FrontHandler(http.server.BaseHTTPRequestHandler):
-    server: Front
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        state = self.server.state
-        self.server.asked.append(self.path)
-        self.server.cookies += self.headers.get_all("Cookie", [])
-        if state == "silent":
-            self.server.woken.wait()
-        elif state == "byte by byte":
-            self.send_response(200)
-            self.end_headers()
-            with contextlib.suppress(OSError):  # the other side has gone
-                while not self.server.woken.wait(1):
-                    self.wfile.write(b" ")
-        elif state == "bad gateway":
-            self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
-        elif state in OTHER_ANSWERS:
-            self.answer(200, [("Content-Type", "application/json")], state.encode())
-        else:
-            connection = http.client.HTTPConnection(HOST, self.server.service.port, timeout=15)
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
-            answer = connection.getresponse()
-            content = answer.read()
-            kept = [(name, value) for name, value in answer.getheaders() if name in {"Content-Type", "Set-Cookie"}]
-            self.answer(answer.status, [*kept, ("Set-Cookie", "balancer=1; Path=/")], content)
-            connection.close()
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        self.send_response(status)
-        for name, value in [*headers, ("Content-Length", str(len(body)))]:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing: the tests read no such log."""
-
-
-@contextlib.contextmanager
-def front(service: GuestService) -> Iterator[Front]:
-    with Front(service) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.woken.set()
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture
@@ -593,9 +519,8 @@ def test_a_silent_service_holds_up_one_request_in_a_while_and_no_known_guest(
     token = new_guest(app)
     before.state = "silent"
     assert seconds_for(app, NAVIGATION) < 5  # the first newcomer finds out
-    stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": "unknown"})
     with ThreadPoolExecutor(21) as visitors:
-        strangers = [visitors.submit(seconds_for, app, [*NAVIGATION, *cookie(stranger)]) for _ in range(12)]
+        strangers = [visitors.submit(seconds_for, app, [*NAVIGATION, *cookie(of_unknown_key())]) for _ in range(12)]
         newcomers = [visitors.submit(seconds_for, app, NAVIGATION) for _ in range(6)]
         known = [visitors.submit(seconds_for, app, [*NAVIGATION, *cookie(token)]) for _ in range(3)]
         assert max(visit.result() for visit in [*strangers, *newcomers, *known]) < 2.5
@@ -608,12 +533,11 @@ def test_strangers_at_a_silent_service_do_not_queue_up(framework: str, tmp_path:
     """Keys that nobody has heard of, and none known yet: all wait together, not one after the other."""
     with guest_service(tmp_path) as service, front(service) as before:
         before.state = "silent"
-        stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": "unknown"})
         with (
             application(framework, service, tmp_path, GUEST_URL=before.url) as app,
             ThreadPoolExecutor(12) as visitors,
         ):
-            waits = [visitors.submit(seconds_for, app, cookie(stranger)) for _ in range(12)]
+            waits = [visitors.submit(seconds_for, app, cookie(of_unknown_key())) for _ in range(12)]
             assert max(wait.result() for wait in waits) < 8
 
 
@@ -621,8 +545,7 @@ def test_unknown_keys_make_nobody_fetch_the_keys_again(behind: tuple[App, Front]
     app, before = behind
     fetched = before.asked.count(KEYS)
     for number in range(20):
-        stranger = jwt.encode({"sub": "x"}, "x" * 32, headers={"typ": "guest+jwt", "kid": f"unknown-{number}"})
-        assert app.page(cookie(stranger)).json() == {"guest": None}
+        assert app.page(cookie(of_unknown_key(f"unknown-{number}"))).json() == {"guest": None}
     assert before.asked.count(KEYS) <= fetched + 2  # those that are due by the clock
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.gateways.echo import echo
+from tests.gateways.front import front
 from tests.gateways.gateways import ASKING, Site
 from tests.gateways.guest_service import GuestService, guest_service
 from tests.gateways.processes import send
 from tests.gateways.test_ensuring import NAVIGATION
 from tests.gateways.test_guarding import ALIASES, FORGED, cookie, identity
-from tests.gateways.test_middleware import front
 
 GO_ON = {"envoy ext_authz", "envoy gateway extAuth", "nginx"}
 

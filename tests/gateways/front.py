@@ -1,0 +1,91 @@
+"""A server between an application or a gateway and guest-sessions, that fails in the ways of servers in between."""
+
+import contextlib
+import http.client
+import http.server
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tests.gateways.guest_service import GuestService
+from tests.gateways.processes import HOST
+
+
+class Front(http.server.ThreadingHTTPServer):
+    """What stands before the service.
+
+    `state`: `open` hands requests on, with a cookie of its own added; `silent` and `byte by byte` never come to an end;
+    `bad gateway` answers with a page of HTML; any JSON is itself the answer.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, service: GuestService) -> None:
+        super().__init__((HOST, 0), FrontHandler)
+        self.service = service
+        self.state = "open"
+        self.asked: list[str] = []
+        self.cookies: list[str] = []
+        self.woken = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.server_port}"  # by name: aiohttp keeps no cookie of an address
+
+
+class FrontHandler(http.server.BaseHTTPRequestHandler):
+    server: Front
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        state = self.server.state
+        self.server.asked.append(self.path)
+        self.server.cookies += self.headers.get_all("Cookie", [])
+        if state == "silent":
+            self.server.woken.wait()
+        elif state == "byte by byte":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the other side has gone
+                while not self.server.woken.wait(1):
+                    self.wfile.write(b" ")
+        elif state == "bad gateway":
+            self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
+        elif state.startswith("{"):
+            self.answer(200, [("Content-Type", "application/json")], state.encode())
+        else:
+            assert state == "open"
+            connection = http.client.HTTPConnection(HOST, self.server.service.port, timeout=15)
+            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            answer = connection.getresponse()
+            content = answer.read()
+            kept = [(name, value) for name, value in answer.getheaders() if name in {"Content-Type", "Set-Cookie"}]
+            self.answer(answer.status, [*kept, ("Set-Cookie", "balancer=1; Path=/")], content)
+            connection.close()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in [*headers, ("Content-Length", str(len(body)))]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the tests read no such log."""
+
+
+@contextlib.contextmanager
+def front(service: GuestService) -> Iterator[Front]:
+    with Front(service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.woken.set()
+            server.shutdown()
+            thread.join()
