@@ -223,6 +223,7 @@ def test_the_payload_may_come_from_a_file(cli: Cli, tmp_path: Path) -> None:
         ("issue", "--payload", "[]"),
         ("issue", "--payload", "{"),
         ("issue", "--payload", "@nothing.json"),
+        ("issue", "--ttl", "0"),
         ("verify",),
         ("merge", "--policy", "nope", "token"),
         ("serve", "--colour"),
@@ -235,6 +236,10 @@ def test_wrong_usage_is_exit_code_2_without_a_traceback(cli: Cli, arguments: tup
     assert ended.returncode == 2
     assert ended.stderr.startswith("Usage: ")
     assert "Traceback" not in ended.stderr
+
+
+def test_an_option_that_is_no_json_is_named_with_the_place(cli: Cli) -> None:
+    assert "--claims is not JSON: Expecting value at character 8" in cli("issue", "--claims", '{"exp": }').stderr
 
 
 def test_what_the_api_refuses_is_exit_code_1_with_the_place(cli: Cli) -> None:

@@ -1,3 +1,4 @@
+import http.client
 import signal
 import subprocess
 import urllib.request
@@ -21,6 +22,23 @@ def test_it_serves_until_told_to_end_and_then_ends_well(tmp_path: Path, told: si
 
     assert (ready, exit_code) == (200, 0)
     assert "Traceback" not in service.output
+
+
+def test_a_connection_s_last_answer_says_so_while_the_service_ends(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        kept = http.client.HTTPConnection(service.base_url.removeprefix("http://"), timeout=10)
+        said: list[str | None] = []
+        while "close" not in said:  # a request to a closed connection fails the test
+            kept.request("GET", "/healthz")
+            answer = kept.getresponse()
+            answer.read()
+            said.append(answer.headers["Connection"])
+            if len(said) == 1:
+                service.process.send_signal(signal.SIGTERM)
+        kept.close()
+
+    assert said == [None] * (len(said) - 1) + ["close"]
+    assert len(said) > 1
 
 
 def test_a_first_start_makes_the_keyring_and_says_what_to_try(tmp_path: Path) -> None:
