@@ -10,6 +10,8 @@ from service.settings import CookiePolicy
 from tests.api import Answer, Api
 from tests.conftest import MakeApi
 from tests.doubles import HandClock
+from tests.security.heads import get
+from tests.security.wire import exchange
 
 NAVIGATION = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 MONTH_S = 2_592_000
@@ -350,3 +352,18 @@ async def test_what_costs_no_signature_hides_a_good_cookie_only_past_what_a_brow
     beyond = await api.get("/v1/auth", headers={"Cookie": "; ".join([f"guest={junk}"] * 180 + [good])})
 
     assert (last.status, beyond.status) == (200, 401)
+
+
+SPACES = [chr(code) for code in range(0x80, 0x10000) if chr(code).isspace()] + ["\ufeff"]
+
+
+@pytest.mark.parametrize("space", [*(each.encode() for each in SPACES), b"\xa0", b"\x85"], ids=bytes.hex)
+async def test_a_space_before_the_name_is_another_cookie(api: Api, space: bytes) -> None:
+    planted, own = await api.issue(), await api.issue()
+    cookie = space + b"guest=" + planted["token"].encode()
+
+    alone = await exchange(api, get(b"Cookie: " + cookie, target=b"/v1/auth"))
+    both = await exchange(api, get(b"Cookie: " + cookie + b"; guest=" + own["token"].encode(), target=b"/v1/auth"))
+
+    assert alone.status == 401
+    assert (both.status, both.headers["x-guest-id"]) == (200, own["subject"])

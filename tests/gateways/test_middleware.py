@@ -304,6 +304,25 @@ def test_a_cookie_of_another_name_is_no_guest(app: App) -> None:
     assert app.page([("Cookie", f"other={token}; {COOKIE}x={token}; x{COOKIE}={token}")]).json() == {"guest": None}
 
 
+# What Python's `str.strip` or JavaScript's `\\s` strips, except SP, HTAB and the control characters, which no HTTP
+# parser lets through; as UTF-8, and those below 256 also as a single byte.
+SPACES = [chr(code) for code in range(0x80, 0x10000) if chr(code).isspace()] + ["\ufeff"]
+SPACE_BYTES = {space.encode() for space in SPACES} | {b"\xa0", b"\x85"}
+
+
+@pytest.mark.parametrize("space", sorted(SPACE_BYTES), ids=bytes.hex)
+def test_a_space_before_the_name_is_another_cookie(app: App, space: bytes) -> None:
+    """A neighbouring subdomain can set such a cookie: for the browser its name has no `__Host-` prefix."""
+    planted, own = app.service.issue(), app.service.issue()
+    cookies = [f"{space.decode('latin-1')}{COOKIE}={planted['token']}", f"{COOKIE}={own['token']}"]
+    for separator in ("; ", ";", ";\t"):
+        # Never first in the line: Django's development server strips the line as Python does.
+        alone, *both = [separator.join(["theme=dark", *each]) for each in (cookies[:1], cookies, cookies[::-1])]
+        assert app.page([*FETCH, ("Cookie", alone)]).json() == {"guest": None}
+        for each in both:
+            assert app.page([*FETCH, ("Cookie", each)]).json()["guest"]["sub"] == own["subject"]
+
+
 def test_cookies_in_several_lines_are_read_to_their_end(app: App, framework: str) -> None:
     """As HTTP/2 may bring them (RFC 9113, section 8.2.3)."""
     if framework == "django":

@@ -18,7 +18,9 @@ export function guestSessions({ url, issuer, cookie = "__Host-guest", apiKey = "
   fetchKeys();
 
   return async function guestSession(req, res, next) {
-    const values = (req.get("Cookie") ?? "").split(/;\s*/).filter((pair) => pair.startsWith(`${cookie}=`));
+    // Only SP and HTAB are white space here (RFC 6265, section 4.2.1). Any other space belongs to the name: skipping it
+    // would make `__Host-guest` of a cookie whose prefix the browser did not see and so did not protect.
+    const values = (req.get("Cookie") ?? "").split(/;[ \t]*/).filter((pair) => pair.startsWith(`${cookie}=`));
     const tokens = await Promise.all(values.map((pair) => read(pair.slice(cookie.length + 1))));
     // Of several cookies the first good one counts, else the first that is not known to be bad.
     const { claims = null, token = null } = tokens.find((each) => each?.claims) ?? tokens.find((each) => each) ?? {};

@@ -50,7 +50,9 @@ class GuestSessions:
     def tokens(self, cookies: str) -> Iterator[tuple[dict[str, Any] | None, str]]:
         """Claims of each token that is not bad; None where its key is not known here: then the service must tell."""
         for pair in cookies.split(";"):
-            name, _, token = pair.strip().partition("=")
+            # Only SP and HTAB are white space here (RFC 6265, section 4.2.1). Any other space belongs to the name:
+            # stripping it would make `__Host-guest` of a cookie that the browser does not protect.
+            name, _, token = pair.strip(" \t").partition("=")
             with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError):  # a bad token is none
                 header = jwt.get_unverified_header(token) if name == self.cookie else {}
                 if header.get("typ") == "guest+jwt":
