@@ -5,6 +5,7 @@ A key is compared in constant time and never logged. The keys' file is re-read w
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import math
 from collections.abc import Iterable
@@ -12,16 +13,29 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from multidict import CIMultiDictProxy
 
 from service.ports import Clock
 from service.problems import HttpProblem
-from service.settings import AccessPolicy, is_loopback, parse_api_keys_file
 
 logger = logging.getLogger("guest_sessions.access")
 
+LEAST_API_KEY_CHARS: Final = 20
+
 RELOAD_S: Final = 1.0
 """How often the keys' file is looked at, at most."""
+
+
+class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may call. No key and no file: anyone who reaches the service, but no foreign web page."""
+
+    api_keys: tuple[str, ...]
+    api_keys_file: Path | None
+    allowed_origins: frozenset[str]
+
+    def __repr__(self) -> str:
+        return f"AccessPolicy(api_keys={len(self.api_keys)}, api_keys_file={self.api_keys_file!r})"
 
 
 class Access:
@@ -118,3 +132,44 @@ def _is_loopback_origin(origin: str) -> bool:
 
 def _unauthorized(challenge: str) -> HttpProblem:
     return HttpProblem("unauthorized", "A valid API key is needed.", headers={"WWW-Authenticate": challenge})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to `host` can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_api_keys(text: str) -> tuple[str, ...]:
+    """API keys as a file lists them: one a line, blank lines and `#` comments left out.
+
+    Raises:
+        ValueError: naming the line, never the key.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    keys = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    for number, key in keys:
+        check_api_key(key, f"line {number}")
+    return tuple(key for _, key in keys)
+
+
+def parse_api_keys_file(text: str) -> tuple[str, ...]:
+    """As `parse_api_keys`, but a file without any key is a fault: it would lock everybody out, or nobody."""
+    keys = parse_api_keys(text)
+    if not keys:
+        raise ValueError("holds no key")
+    return keys
+
+
+def check_api_key(key: str, place: str) -> None:
+    """Raises `ValueError`, naming the place and never the key, where the key is too short or has other characters."""
+    if len(key) < LEAST_API_KEY_CHARS:
+        raise ValueError(f"{place} has fewer than {LEAST_API_KEY_CHARS} characters")
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError(f"{place} has characters other than visible ASCII")
+    if "," in key:
+        raise ValueError(f"{place} has a comma: a file has one key a line")

@@ -16,10 +16,11 @@ import msgspec
 from aiohttp import web
 
 from service import wire
+from service.access import AccessPolicy
 from service.app import KEYS, make_app, make_key_operations, make_runner, reading_keys
 from service.errors import Fault, GuestSessionsError, NotReady
 from service.keys import Keys
-from service.settings import AccessPolicy, Settings
+from service.settings import Settings
 
 T = TypeVar("T")
 

@@ -21,6 +21,7 @@ from service.key_operations import KeyOperations
 from service.keyring import KeyRing, to_jwk_set
 from service.keys import REFUSALS, Keys, KeysStatus
 from service.loop_watch import LoopWatch
+from service.merge_service import MergeService
 from service.metrics import COLUMNS, Board, Metrics
 from service.ports import Clock, RandomBytes
 from service.rate_limit import ClientTable, RateLimiter
@@ -158,6 +159,7 @@ def make_app(
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
     api = Api(
         tokens=tokens,
+        merges=MergeService(tokens),
         keys=keys,
         gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
         cookie=cookie,

@@ -19,9 +19,6 @@ REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "v
 RESERVED = REGISTERED | {"nbf", "active", "token_type"}
 """What the caller's `claims` may not name: `nbf` would change validity, the others would lie in introspection."""
 
-MAX_TOKEN_BYTES: Final = 16_384
-"""Four browser cookies' worth; nothing longer is looked at, so that its length costs an attacker's time, not ours."""
-
 SUBJECT: Final = "[!-~]{1,255}"
 """A guest's id as a regular expression: U+0021 to U+007E, so that it fits a header as it stands."""
 

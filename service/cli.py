@@ -18,15 +18,16 @@ from typing import Any, BinaryIO, Final, NoReturn, TypeVar
 import click
 
 from service import logs, reports, wire
+from service.access import is_loopback, parse_api_keys_file
 from service.api_client import ApiClient, CallFailed, is_ready, signing_api, verifying_api
 from service.claims import GuestClaims
 from service.errors import Fault, GuestSessionsError, InvalidPolicy, InvalidRequest, InvalidSettings, MalformedRequest
 from service.jose_codec import inspect as decode_unverified
 from service.keys_cli import keys
 from service.merge_policies import Policy, compile_policy
+from service.merge_service import Merged, Refused
 from service.merging import Candidate, merge_guests
-from service.settings import Settings, is_loopback, parse_api_keys_file
-from service.tokens import Merged, Refused
+from service.settings import Settings
 
 logger = logging.getLogger("guest_sessions.cli")
 

@@ -8,7 +8,7 @@ import ipaddress
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from multidict import CIMultiDictProxy
@@ -16,10 +16,11 @@ from multidict import CIMultiDictProxy
 from service.claims import GuestClaims
 from service.errors import InvalidToken, NotReady, TokenTooLarge
 from service.rate_limit import RateLimiter
-from service.settings import CookiePolicy, GatewayPolicy
 from service.tokens import SignedToken, Tokens, VerifiedToken
 
 Headers = CIMultiDictProxy[str]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+SameSite = Literal["Lax", "Strict", "None"]
 
 MAX_COOKIE_AGE_S: Final = 34_560_000
 """400 days, the most that browsers grant (RFC 6265bis, section 5.5)."""
@@ -30,6 +31,15 @@ MAX_SIGNATURES: Final = 8
 MAX_LOOKED_AT: Final = 180
 """Tokens of one request, those included whose refusal costs no signature: as many cookies as Chromium keeps for a site.
 A head of 64 KiB could hold 8,000, 60 ms of work."""
+
+
+class CookiePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest cookie's name and attributes (RFC 6265)."""
+
+    name: str
+    domain: str | None
+    same_site: SameSite
+    secure: bool
 
 
 class GuestCookie:
@@ -62,6 +72,15 @@ class GuestCookie:
                 name, _, value = pair.strip(" \t").partition("=")
                 if name == self.name and value:
                     yield value.strip('"')
+
+
+class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How `/v1/auth` answers: what counts as a first visit, what goes upstream, how many guests one address gets."""
+
+    ensure_on: Literal["navigate", "any"]
+    headers: frozenset[str]
+    rate_limit_per_s: float
+    trusted_proxies: tuple[Network, ...]
 
 
 class Gateway:

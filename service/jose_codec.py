@@ -19,9 +19,11 @@ from jose import backends
 from jose.backends import cryptography_backend
 from jose.exceptions import JWKError
 
-from service.claims import MAX_TOKEN_BYTES
 from service.errors import InvalidToken, KeyringDamaged
 from service.keyring import Algorithm, Key, KeyRing, KeyState, public_jwk
+
+MAX_TOKEN_BYTES: Final = 16_384
+"""Four browser cookies' worth; nothing longer is looked at, so that its length costs an attacker's time, not ours."""
 
 RSA_BITS: Final = 3_072
 """128 bits of strength: a token lives ten years, past the end of 2048 bits (NIST SP 800-57 part 1, table 4: 2030)."""

@@ -7,8 +7,8 @@ from typing import Any
 import click
 import msgspec
 
+from service.merge_service import Refused
 from service.merging import MergeResult
-from service.tokens import Refused
 
 
 def as_json(value: object) -> str:

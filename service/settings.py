@@ -13,14 +13,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from service.claims import MAX_TOKEN_BYTES
+from service.access import AccessPolicy, check_api_key, is_loopback, parse_api_keys_file
 from service.errors import Fault, InvalidPolicy, InvalidSettings
+from service.gateway import CookiePolicy, GatewayPolicy, Network, SameSite
+from service.jose_codec import MAX_TOKEN_BYTES
 from service.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.merge_policies import SHIPPED, Policy, parse_policy_file
 from service.redis_url import parse_redis_url
+from service.tokens import TokenPolicy
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-SameSite = Literal["Lax", "Strict", "None"]
 T = TypeVar("T")
 _NONE: Final[tuple[str, ...]] = ()
 
@@ -28,53 +29,12 @@ TEN_YEARS_S: Final = 315_360_000
 LONGEST_DIGITS: Final = 19
 LONGEST_TTL_S: Final = 10 * TEN_YEARS_S
 """A century: far beyond any use, and `exp` stays exact in every verifier."""
-LEAST_API_KEY_CHARS: Final = 20
 
 SAMPLES: Final = {
     "GUEST_API_KEYS": "sample-api-key-not-for-production",
     "GUEST_KEYS_SECRET": "c2FtcGxlLXNlY3JldC1ub3QtZm9yLXByb2R1Y3Rpb24",
 }
 """What `.env.example` has, so that everybody knows it: taken only where the issuers are this machine."""
-
-
-class TokenPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What tokens of this deployment look like and how long they live."""
-
-    issuers: tuple[str, ...]
-    audience: tuple[str, ...]
-    ttl_s: int
-    max_ttl_s: int
-    renew_after_s: int
-    max_token_bytes: int
-
-
-class CookiePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """The guest cookie's name and attributes (RFC 6265)."""
-
-    name: str
-    domain: str | None
-    same_site: SameSite
-    secure: bool
-
-
-class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How `/v1/auth` answers: what counts as a first visit, what goes upstream, how many guests one address gets."""
-
-    ensure_on: Literal["navigate", "any"]
-    headers: frozenset[str]
-    rate_limit_per_s: float
-    trusted_proxies: tuple[Network, ...]
-
-
-class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may call. No key and no file: anyone who reaches the service, but no foreign web page."""
-
-    api_keys: tuple[str, ...]
-    api_keys_file: Path | None
-    allowed_origins: frozenset[str]
-
-    def __repr__(self) -> str:
-        return f"AccessPolicy(api_keys={len(self.api_keys)}, api_keys_file={self.api_keys_file!r})"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,29 +108,6 @@ NAMES: Final = (
     "GUEST_LOG_LEVEL",
     "GUEST_LOG_FORMAT",
 )
-
-
-def parse_api_keys(text: str) -> tuple[str, ...]:
-    """API keys as a file lists them: one a line, blank lines and `#` comments left out.
-
-    Raises:
-        ValueError: naming the line, never the key.
-    """
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
-    keys = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    for number, key in keys:
-        _check_api_key(key, f"line {number}")
-    return tuple(key for _, key in keys)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Reader:
@@ -417,14 +354,6 @@ def _one_of(reader: _Reader, name: str, parse: _ParseSecrets, *, parse_file: _Pa
     return reader.file(f"{name}_FILE", lambda content: parse_file(_decode(content)), inline)
 
 
-def parse_api_keys_file(text: str) -> tuple[str, ...]:
-    """As `parse_api_keys`, but a file without any key is a fault: it would lock everybody out, or nobody."""
-    keys = parse_api_keys(text)
-    if not keys:
-        raise ValueError("holds no key")
-    return keys
-
-
 def _decode(content: bytes) -> str:
     try:
         return content.decode("utf-8").strip()
@@ -454,17 +383,8 @@ def _is_secret(text: str) -> bool:
 def _parse_api_key_list(text: str) -> tuple[str, ...]:
     keys = _parse_list(text)
     for number, key in enumerate(keys, 1):
-        _check_api_key(key, f"entry {number}")
+        check_api_key(key, f"entry {number}")
     return keys
-
-
-def _check_api_key(key: str, place: str) -> None:
-    if len(key) < LEAST_API_KEY_CHARS:
-        raise ValueError(f"{place} has fewer than {LEAST_API_KEY_CHARS} characters")
-    if not all("!" <= character <= "~" for character in key):
-        raise ValueError(f"{place} has characters other than visible ASCII")
-    if "," in key:
-        raise ValueError(f"{place} has a comma: a file has one key a line")
 
 
 def _parse_redis_url(text: str) -> str:

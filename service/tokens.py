@@ -1,4 +1,4 @@
-"""Issue, refresh, verify and merge guest tokens: fixed pipelines that no caller can shorten.
+"""Issue, refresh and verify guest tokens: fixed pipelines that no caller can shorten.
 
 Only verification makes a `VerifiedToken`, and only a `VerifiedToken` can be renewed or merged. Knows nothing of HTTP,
 files or Redis.
@@ -14,14 +14,11 @@ import msgspec
 
 from service import claims
 from service.claims import GuestClaims
-from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, Reason, ReservedClaim, TokenTooLarge
+from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, ReservedClaim, TokenTooLarge
 from service.json_values import MAX_DEPTH, depth, equal, pointer
 from service.keyring import Key, KeyState
-from service.merge_policies import Policy
-from service.merging import Candidate, MergeResult, Skipped, merge_guests
 from service.payloads import Change
 from service.ports import Clock, Compute, KeySource, Observer, RandomBytes, SigningKeys, at_once
-from service.settings import TokenPolicy
 from service.token_memory import Found, TokenMemory
 
 TOKEN_ID_BYTES: Final = 12
@@ -43,6 +40,17 @@ class _Turn:
 _TURN: Final = _Turn()
 
 
+class TokenPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What tokens of this deployment look like and how long they live."""
+
+    issuers: tuple[str, ...]
+    audience: tuple[str, ...]
+    ttl_s: int
+    max_ttl_s: int
+    renew_after_s: int
+    max_token_bytes: int
+
+
 class SignedToken(msgspec.Struct, frozen=True):
     """A token made here, with the claims that it carries."""
 
@@ -58,22 +66,6 @@ class VerifiedToken(msgspec.Struct, frozen=True):
     key: Key
     size_bytes: int
     refresh_due: bool
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """A bad token of a merge; `subject` once its signature was found good."""
-
-    index: int
-    reason: Reason
-    subject: str | None
-
-
-class Merged(msgspec.Struct, frozen=True):
-    """What a merge gave; `skipped` also lists the tokens that were refused, in the order of their index."""
-
-    result: MergeResult
-    skipped: tuple[Skipped | Refused, ...]
-    next: SignedToken | None
 
 
 class Tokens:
@@ -222,54 +214,9 @@ class Tokens:
             refresh_due=key.state is KeyState.RETIRED or now_s - proven.issued_at_s > self._policy.renew_after_s,
         )
 
-    async def merge(
-        self,
-        raw_tokens: Sequence[str | None],
-        *,
-        session: dict[str, Any],
-        policy: Policy,
-        strict: bool = False,
-        renew: bool = True,
-        compute: Compute = at_once,
-    ) -> Merged:
-        """Folds the guests of the good tokens into `session`; a bad one contributes nothing and is listed.
-
-        Raises:
-            InvalidToken: a token is bad, and `strict`; its index is told.
-            InvalidRequest: the session's `merged_guests` is malformed.
-            NotReady: there is no ring to check with.
-        """
+    def require_keys(self) -> None:
+        """Raises `NotReady` where there is no ring to sign and verify with."""
         self._signing_keys()
-        good, refused = await self._sort_out(raw_tokens, strict=strict)
-        result = await compute(lambda: merge_guests(session, good, policy))
-        skipped: list[Skipped | Refused] = [*result.skipped, *refused]
-        skipped.sort(key=lambda each: each.index)
-        return Merged(result=result, skipped=tuple(skipped), next=await self._successor(result.last) if renew else None)
-
-    async def _sort_out(
-        self, raw_tokens: Sequence[str | None], *, strict: bool
-    ) -> tuple[list[Candidate], list[Refused]]:
-        good: list[Candidate] = []
-        refused: list[Refused] = []
-        for index, raw_token in enumerate(raw_tokens):
-            if raw_token is None:
-                continue
-            try:
-                good.append(Candidate(index, (await self.verify(raw_token)).claims))
-            except InvalidToken as error:
-                if strict:
-                    raise InvalidToken(error.reason, subject=error.subject, index=index) from error
-                refused.append(Refused(index, error.reason, error.subject))
-        return good, refused
-
-    async def _successor(self, last: GuestClaims | None) -> SignedToken | None:
-        """A new guest in the place of those handed over; None where it does not fit, as that must not block a login."""
-        try:
-            if last is None:
-                return await self.issue(payload={})
-            return await self.issue(payload={}, further=last.further, audience=last.audience)
-        except TokenTooLarge:
-            return None
 
     def _signing_keys(self) -> SigningKeys:
         keys = self._keys.loaded

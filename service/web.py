@@ -20,6 +20,7 @@ from service.errors import Fault, InvalidPolicy, InvalidRequest, InvalidToken, N
 from service.gateway import Gateway, GuestCookie
 from service.keys import Keys
 from service.merge_policies import Policy, compile_policy
+from service.merge_service import MergeService
 from service.metrics import CONTENT_TYPE, Metrics
 from service.ports import Clock, Compute, at_once
 from service.problems import Handler, HttpProblem, failure_response
@@ -50,6 +51,7 @@ class Api:
         self,
         *,
         tokens: Tokens,
+        merges: MergeService,
         keys: Keys,
         gateway: Gateway,
         cookie: GuestCookie,
@@ -64,6 +66,7 @@ class Api:
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
         self._tokens = tokens
+        self._merges = merges
         self._keys = keys
         self._gateway = gateway
         self._cookie = cookie
@@ -149,7 +152,7 @@ class Api:
         """`POST /v1/merge`."""
         compute = self._compute(body)
         asked = await compute(lambda: wire.decode(body, wire.MergeRequest))
-        merged = await self._tokens.merge(
+        merged = await self._merges.merge(
             asked.tokens,
             session=asked.session,
             policy=await compute(lambda: self._policy(asked.policy)),

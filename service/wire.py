@@ -17,8 +17,9 @@ from service.claims import SUBJECT
 from service.errors import Fault, InvalidRequest, MalformedRequest
 from service.json_values import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, parse_json, pointer
 from service.merge_rules import Conflict
+from service.merge_service import Merged
 from service.payloads import Change, JsonPatch, MergePatch, Replace
-from service.tokens import Merged, SignedToken, VerifiedToken
+from service.tokens import SignedToken, VerifiedToken
 
 T = TypeVar("T", bound="Request")
 

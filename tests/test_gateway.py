@@ -5,8 +5,7 @@ import msgspec
 import pytest
 from yarl import URL
 
-from service.gateway import GuestCookie
-from service.settings import CookiePolicy
+from service.gateway import CookiePolicy, GuestCookie
 from tests.api import Answer, Api
 from tests.conftest import MakeApi
 from tests.doubles import HandClock

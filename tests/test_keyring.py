@@ -12,8 +12,7 @@ from service.errors import IllegalMove, InvalidToken, KeyringDamaged, KeyringFor
 from service.jose_codec import JoseCodec, make_key
 from service.keyring import Key, KeyPolicy, KeyRing, KeyState
 from service.keys import LoadedRing
-from service.settings import TokenPolicy
-from service.tokens import Tokens
+from service.tokens import TokenPolicy, Tokens
 from tests.doubles import HandClock, make_test_key, make_test_ring
 
 DAY_S = 86_400

@@ -10,9 +10,8 @@ from service.claims import GuestClaims, parse
 from service.errors import InvalidToken
 from service.jose_codec import JoseCodec, make_key
 from service.keyring import Key, KeyRing
-from service.settings import TokenPolicy
 from service.token_memory import TokenMemory
-from service.tokens import Tokens
+from service.tokens import TokenPolicy, Tokens
 from tests.doubles import HandClock
 
 NOW_S = 1_800_000_000.0

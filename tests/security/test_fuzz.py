@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from service import claims, keyring, wire
-from service.access import Access
+from service.access import Access, AccessPolicy
 from service.errors import GuestSessionsError, InvalidPolicy, InvalidSettings, InvalidToken, KeyringDamaged, WrongSecret
-from service.gateway import Gateway, GuestCookie
+from service.gateway import CookiePolicy, Gateway, GatewayPolicy, GuestCookie
 from service.jose_codec import JoseCodec, inspect
 from service.merge_policies import compile_policy, parse_policy_file
 from service.merging import Candidate, merge_guests
@@ -26,8 +26,8 @@ from service.payloads import Change, JsonPatch, MergePatch
 from service.rate_limit import RateLimiter
 from service.redis_url import parse_redis_url
 from service.sealing import Sealer
-from service.settings import NAMES, AccessPolicy, CookiePolicy, GatewayPolicy, Settings, TokenPolicy
-from service.tokens import Tokens, decode_claims
+from service.settings import NAMES, Settings
+from service.tokens import TokenPolicy, Tokens, decode_claims
 from tests.doubles import HandClock
 from tests.security.bodies import BAD_BODIES
 from tests.security.forge import ISSUER, NOW_S, base64url, forge
