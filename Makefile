@@ -94,7 +94,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 # What the safety of every token hangs on: no branch of these goes untested.
-COVERED := claims payloads keyring jose_codec
+COVERED := tokens.claims tokens.payload_patch keys.keyring keys.signer
 
 .PHONY: unit
 unit: $(VENV)/.dev
@@ -102,7 +102,7 @@ unit: $(VENV)/.dev
 
 .PHONY: laws
 laws: $(VENV)/.dev ## the laws of merging, each on 10,000 new examples (LAW_EXAMPLES=...); minutes
-	MERGE_LAW_EXAMPLES=$(LAW_EXAMPLES) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 3600 tests/test_merging_laws.py
+	MERGE_LAW_EXAMPLES=$(LAW_EXAMPLES) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 3600 tests/merge/test_laws.py
 
 .PHONY: bench-merge
 bench-merge: $(VENV)/.run ## what a merge costs, and that it is linear

@@ -24,8 +24,8 @@ from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, 
 from benchmarks.report import percentile
 from benchmarks.servers import Server, answering, cores, pin, running
 from service.app import make_key_operations
-from service.sealing import make_secret
-from service.settings import Settings
+from service.config import Settings
+from service.keys.encryption import make_secret
 from tests.ports import free_port
 from tests.redis_servers import Server as RedisServer
 from tests.redis_servers import running as redis_running

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from service.claims import GuestClaims
-from service.merge_policies import SHIPPED, compile_policy
-from service.merging import Candidate, merge_guests
+from service.merge.policy import SHIPPED, compile_policy
+from service.merge.receipts import Candidate, merge_guests
+from service.tokens.claims import GuestClaims
 
 TEN_RULES: dict[str, Any] = {
     "rules": {

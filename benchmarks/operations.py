@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from service.app import make_keys
-from service.settings import Settings
-from service.tokens import SignedToken, Tokens
+from service.config import Settings
+from service.tokens.service import SignedToken, Tokens
 
 ISSUER: Final = "http://127.0.0.1"
 SEEN_TOKENS: Final = 64

@@ -14,7 +14,7 @@ def main() -> None:
     if sys.argv[1:] == ["healthcheck"] and _is_ready():
         return
     # Imported here: that is what is spared.
-    from service.cli import main as command_line  # noqa: PLC0415
+    from service.cli.main import main as command_line  # noqa: PLC0415
 
     command_line()
 

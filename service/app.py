@@ -10,27 +10,27 @@ from typing import NoReturn
 import msgspec
 from aiohttp import web
 
-from service.access import Access
-from service.aside import Aside
-from service.connections import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
+from service.config import Settings
 from service.errors import StoreUnavailable
-from service.file_store import FileStore
-from service.gateway import Gateway, GuestCookie
-from service.jose_codec import JoseCodec, make_key, require_cryptography_backend
-from service.key_operations import KeyOperations
-from service.keyring import KeyRing, to_jwk_set
-from service.keys import REFUSALS, Keys, KeysStatus
-from service.loop_watch import LoopWatch
-from service.merge_service import MergeService
-from service.metrics import COLUMNS, Board, Metrics
-from service.ports import Clock, RandomBytes
-from service.rate_limit import ClientTable, RateLimiter
-from service.redis_url import parse_redis_url
-from service.ring_places import KeyMint, RingCopy, RingFile
-from service.sealing import Sealer
-from service.settings import Settings
-from service.tokens import Tokens
-from service.web import BODY_TIMEOUT_S, Api
+from service.http.aside import Aside
+from service.http.auth import Access
+from service.http.forward_auth import Gateway, GuestCookie
+from service.http.handlers import BODY_TIMEOUT_S, Api
+from service.http.loop_watch import LoopWatch
+from service.http.metrics import COLUMNS, Board, Metrics
+from service.http.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
+from service.http.rate_limit import ClientTable, RateLimiter
+from service.keys.admin import KeyOperations
+from service.keys.encryption import Sealer
+from service.keys.file_store import FileStore
+from service.keys.generator import KeyMint, RingCopy, RingFile
+from service.keys.keyring import KeyRing, to_jwk_set
+from service.keys.manager import REFUSALS, Keys, KeysStatus
+from service.keys.ports import Clock, RandomBytes
+from service.keys.redis_url import parse_redis_url
+from service.keys.signer import JoseCodec, make_key, require_cryptography_backend
+from service.merge.service import MergeService
+from service.tokens.service import Tokens
 
 logger = logging.getLogger("guest_sessions.app")
 
@@ -129,7 +129,7 @@ def _make_copy(settings: Settings) -> RingCopy | None:
     if settings.redis_url is None or sealer is None:
         return None
     # Imported here: a process without Redis need not carry its client, 7 MiB and a third of the time to start.
-    from service.redis_cache import RedisCache  # noqa: PLC0415
+    from service.keys.redis_store import RedisCache  # noqa: PLC0415
 
     return RingCopy(RedisCache(parse_redis_url(settings.redis_url)), sealer)
 

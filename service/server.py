@@ -11,8 +11,8 @@ import uvloop
 from aiohttp import web
 
 from service.app import Shared, make_app, make_runner
+from service.config import Settings
 from service.errors import InvalidSettings
-from service.settings import Settings
 from service.supervisor import Seat, Supervisor
 
 logger = logging.getLogger("guest_sessions.server")

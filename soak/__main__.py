@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from service.sealing import make_secret
+from service.keys.encryption import make_secret
 from soak.report import as_svg, as_table, as_text
 from soak.tally import Tally
 from soak.traffic import Traffic

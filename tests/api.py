@@ -10,9 +10,9 @@ import msgspec
 from aiohttp import web
 
 from service.app import KEYS, make_app, make_runner
-from service.connections import HEAD_TIMEOUT_S
-from service.settings import Settings
-from service.web import BODY_TIMEOUT_S
+from service.config import Settings
+from service.http.handlers import BODY_TIMEOUT_S
+from service.http.protocol import HEAD_TIMEOUT_S
 from tests.doubles import HandClock
 from tests.log_sieve import keep_out_ring, keep_out_settings
 from tests.openapi import check_answer

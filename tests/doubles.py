@@ -6,9 +6,9 @@ import itertools
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from service import keyring
 from service.errors import CacheUnavailable, InvalidToken
-from service.keyring import Algorithm, Key, KeyRing, KeyState
+from service.keys import keyring
+from service.keys.keyring import Algorithm, Key, KeyRing, KeyState
 
 START_S = 1_800_000_000.25
 

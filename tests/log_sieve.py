@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.keyring import KeyRing
-from service.logs import JsonFormatter
+from service.keys.keyring import KeyRing
+from service.log_config import JsonFormatter
 
 LOOKS_SECRET = re.compile(
     r"eyJ[\w-]{16,}\.[\w-]+"  # a token: the encoded beginning of a JSON object, a dot, claims

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from service.app import make_key_operations
-from service.settings import Settings
+from service.config import Settings
 from tests.chaos.outages import Trial, fleet, progress, summary
 from tests.chaos.skewed import SkewedClock
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 
-from service.sealing import make_secret
+from service.keys.encryption import make_secret
 from tests.chaos.processes import Replica
 from tests.redis_servers import Server, running
 

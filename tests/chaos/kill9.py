@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from service.app import make_key_operations, make_keys
-from service.file_store import FILE_NAME, NEW_NAME
-from service.jose_codec import JoseCodec
-from service.keyring import KeyRing, KeyState, from_jwk_set
-from service.settings import Settings
+from service.config import Settings
+from service.keys.file_store import FILE_NAME, NEW_NAME
+from service.keys.keyring import KeyRing, KeyState, from_jwk_set
+from service.keys.signer import JoseCodec
 
 ROTATIONS_A_FOLDER: Final = 60
 """A fresh folder after so many, so that the ring stays of a size that is met in practice."""

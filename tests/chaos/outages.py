@@ -26,7 +26,7 @@ import aiohttp
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from service.sealing import Sealer, make_secret
+from service.keys.encryption import Sealer, make_secret
 from tests.chaos.processes import ISSUER, SERVICE, Replica, command
 from tests.redis_servers import Server, running
 

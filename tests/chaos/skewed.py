@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from service.app import make_app, make_runner
-from service.settings import Settings
+from service.config import Settings
 
 
 class SkewedClock:

@@ -40,19 +40,19 @@ PYTEST: Final = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # a plugin that is loaded before pytest looks at it
 )
-MERGING: Final = ("tests/test_merging.py", "tests/test_merge_policies.py", "tests/test_merging_laws.py")
+MERGING: Final = ("tests/merge/test_merging.py", "tests/merge/test_policy.py", "tests/merge/test_laws.py")
 TESTS: Final = {
-    "claims": ("tests/test_claims.py", "tests/test_jose_codec.py"),
-    "jose_codec": (
-        "tests/test_jose_codec.py",
+    "tokens.claims": ("tests/tokens/test_claims.py", "tests/keys/test_signer.py"),
+    "keys.signer": (
+        "tests/keys/test_signer.py",
         "tests/security/test_tokens.py",
         "-k",
         "not api and not endpoint and not gateway",
     ),
-    "keyring": ("tests/test_keyring.py",),
-    "merging": MERGING,
-    "merge_rules": MERGING,
-    "merge_policies": MERGING,
+    "keys.keyring": ("tests/keys/test_keyring.py",),
+    "merge.receipts": MERGING,
+    "merge.rules": MERGING,
+    "merge.policy": MERGING,
 }
 
 
@@ -65,7 +65,7 @@ def main(modules: Sequence[str]) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     for module in modules or list(TESTS):
-        sown = list(mutants((ROOT / "service" / f"{module}.py").read_text("utf-8")))
+        sown = list(mutants((ROOT / "service" / f"{module.replace('.', '/')}.py").read_text("utf-8")))
         if not _passes(module, None):
             raise click.ClickException(f"the tests of {module} fail without any fault")
         survivors = _survivors(module, sown)

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from service import keyring
-from service.keyring import Algorithm, KeyRing
+from service.keys import keyring
+from service.keys.keyring import Algorithm, KeyRing
 
 NOW_S = 1_800_000_000
 ISSUER = "http://127.0.0.1:8080"

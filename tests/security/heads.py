@@ -1,6 +1,6 @@
 """Requests whose head or framing is no HTTP/1.1, each of which must be answered 400."""
 
-from service.connections import MAX_LINE_BYTES
+from service.http.protocol import MAX_LINE_BYTES
 
 SECRET = b"s3cret-s3cret-s3cret-s3cret"
 JSON = b"Host: x\r\nContent-Type: application/json\r\n"

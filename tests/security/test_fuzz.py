@@ -15,19 +15,21 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from service import claims, keyring, wire
-from service.access import Access, AccessPolicy
+from service.config import NAMES, Settings
 from service.errors import GuestSessionsError, InvalidPolicy, InvalidSettings, InvalidToken, KeyringDamaged, WrongSecret
-from service.gateway import CookiePolicy, Gateway, GatewayPolicy, GuestCookie
-from service.jose_codec import JoseCodec, inspect
-from service.merge_policies import compile_policy, parse_policy_file
-from service.merging import Candidate, merge_guests
-from service.payloads import Change, JsonPatch, MergePatch
-from service.rate_limit import RateLimiter
-from service.redis_url import parse_redis_url
-from service.sealing import Sealer
-from service.settings import NAMES, Settings
-from service.tokens import TokenPolicy, Tokens, decode_claims
+from service.http import schemas
+from service.http.auth import Access, AccessPolicy
+from service.http.forward_auth import CookiePolicy, Gateway, GatewayPolicy, GuestCookie
+from service.http.rate_limit import RateLimiter
+from service.keys import keyring
+from service.keys.encryption import Sealer
+from service.keys.redis_url import parse_redis_url
+from service.keys.signer import JoseCodec, inspect
+from service.merge.policy import compile_policy, parse_policy_file
+from service.merge.receipts import Candidate, merge_guests
+from service.tokens import claims
+from service.tokens.payload_patch import Change, JsonPatch, MergePatch
+from service.tokens.service import TokenPolicy, Tokens, decode_claims
 from tests.doubles import HandClock
 from tests.security.bodies import BAD_BODIES
 from tests.security.forge import ISSUER, NOW_S, base64url, forge
@@ -137,12 +139,14 @@ def test_the_claims_door_raises_its_own_error_alone(body: bytes) -> None:
 
 
 @fuzz
-@given(bodies, st.sampled_from([wire.IssueRequest, wire.RefreshRequest, wire.VerifyRequest, wire.MergeRequest]))
-def test_the_json_door_raises_its_own_errors_alone(body: bytes, shape: type[wire.Request]) -> None:
+@given(
+    bodies, st.sampled_from([schemas.IssueRequest, schemas.RefreshRequest, schemas.VerifyRequest, schemas.MergeRequest])
+)
+def test_the_json_door_raises_its_own_errors_alone(body: bytes, shape: type[schemas.Request]) -> None:
     with suppress(GuestSessionsError):
-        wire.decode(body, shape)
+        schemas.decode(body, shape)
     with suppress(GuestSessionsError):
-        wire.decode_form(body)
+        schemas.decode_form(body)
 
 
 @fuzz

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from service import claims, keyring
 from service.errors import InvalidToken
-from service.jose_codec import JoseCodec
-from service.tokens import decode_claims
+from service.keys import keyring
+from service.keys.signer import JoseCodec
+from service.tokens import claims
+from service.tokens.service import decode_claims
 from tests.api import Api
 from tests.conftest import MakeApi
 from tests.doubles import HandClock

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from service.connections import MAX_HEAD_BYTES, MAX_LINE_BYTES
+from service.http.protocol import MAX_HEAD_BYTES, MAX_LINE_BYTES
 from tests.api import Api
 from tests.conftest import MakeApi
 from tests.security.heads import MALFORMED, SECRET, get, post

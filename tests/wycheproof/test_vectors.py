@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import pytest
 
-from service import jose_codec, keyring
 from service.errors import InvalidToken
-from service.jose_codec import JoseCodec
-from service.keyring import Algorithm
+from service.keys import keyring, signer
+from service.keys.keyring import Algorithm
+from service.keys.signer import JoseCodec
 from tests.security.forge import base64url
 
 FOLDER: Final = Path(os.environ.get("WYCHEPROOF") or "testvectors_v1")
@@ -52,7 +52,7 @@ def tokens() -> Iterator[Any]:
 
 
 def is_good(algorithm: str, jwk: dict[str, Any], signed: bytes, signature: bytes) -> bool:
-    key = jose_codec._key_class("ES256" if algorithm == "ES256" else "RS256")(jwk, algorithm)
+    key = signer._key_class("ES256" if algorithm == "ES256" else "RS256")(jwk, algorithm)
     return bool(key.public_key().verify(signed, signature))
 
 
@@ -67,14 +67,14 @@ def test_a_signature_is_taken_where_wycheproof_takes_it(algorithm: str, jwk: dic
 def test_no_token_is_taken_and_a_good_one_only_for_its_header(jwk: dict[str, Any], vector: Any) -> None:
     raw_token = vector["jws"] if isinstance(vector["jws"], str) else json.dumps(vector["jws"])
     algorithm: Algorithm = "RS256" if jwk.get("alg") == "RS256" else "ES256"
-    private = jwk if jwk.get("alg") in OURS else jose_codec.make_key(algorithm)
+    private = jwk if jwk.get("alg") in OURS else signer.make_key(algorithm)
 
     with pytest.raises(InvalidToken) as refused:
         codec(private, algorithm).verify(raw_token)
 
     if vector["result"] == "valid" and jwk.get("alg") in OURS:
         signed, _, signature = raw_token.rpartition(".")
-        raw_signature = jose_codec._decode(signature.encode())
+        raw_signature = signer._decode(signature.encode())
         assert refused.value.reason == "unknown_key"
         assert is_good(algorithm, private, signed.encode(), raw_signature)
         assert not is_good(algorithm, private, signed.encode() + b"x", raw_signature)

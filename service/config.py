@@ -1,0 +1,447 @@
+"""The settings: one frozen value from a mapping of `GUEST_…` variables, every fault named at once.
+
+Owns names, defaults, ranges and the rules that keep a start safe. Does not know who reads the environment; a file that
+a variable names is read through `read_file`. Hands out narrow policies, so that no other module sees the whole.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from service.errors import Fault, InvalidPolicy, InvalidSettings
+from service.http.auth import AccessPolicy, check_api_key, is_loopback, parse_api_keys_file
+from service.http.forward_auth import CookiePolicy, GatewayPolicy, Network, SameSite
+from service.keys.keyring import Algorithm, KeyPolicy, least_rotation_s
+from service.keys.redis_url import parse_redis_url
+from service.keys.signer import MAX_TOKEN_BYTES
+from service.merge.policy import SHIPPED, Policy, parse_policy_file
+from service.tokens.service import TokenPolicy
+
+T = TypeVar("T")
+_NONE: Final[tuple[str, ...]] = ()
+
+TEN_YEARS_S: Final = 315_360_000
+LONGEST_DIGITS: Final = 19
+LONGEST_TTL_S: Final = 10 * TEN_YEARS_S
+"""A century: far beyond any use, and `exp` stays exact in every verifier."""
+
+SAMPLES: Final = {
+    "GUEST_API_KEYS": "sample-api-key-not-for-production",
+    "GUEST_KEYS_SECRET": "c2FtcGxlLXNlY3JldC1ub3QtZm9yLXByb2R1Y3Rpb24",
+}
+"""What `.env.example` has, so that everybody knows it: taken only where the issuers are this machine."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Made by `from_mapping` alone."""
+
+    host: str
+    port: int
+    workers: int
+    tokens: TokenPolicy
+    keys: KeyPolicy
+    keys_dir: Path | None
+    keys_secrets: tuple[str, ...]
+    redis_url: str | None
+    cookie: CookiePolicy
+    gateway: GatewayPolicy
+    access: AccessPolicy
+    merge_policies: dict[str, Policy]
+    max_body_bytes: int
+    log_level: str
+    log_format: Literal["text", "json"] | None
+    unknown: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Settings(host={self.host!r}, port={self.port}, issuers={self.tokens.issuers!r})"
+
+    @classmethod
+    def from_mapping(
+        cls, variables: Mapping[str, str], *, read_file: Callable[[Path], bytes] = Path.read_bytes
+    ) -> "Settings":
+        """Reads and checks all settings; an empty variable counts as absent.
+
+        Raises:
+            InvalidSettings: with every fault, each under its variable's name.
+        """
+        reader = _Reader(variables, read_file)
+        settings = _read(reader)
+        if reader.faults:
+            raise InvalidSettings("The settings have faults.", reader.faults)
+        return settings
+
+
+NAMES: Final = (
+    "GUEST_HOST",
+    "GUEST_PORT",
+    "GUEST_WORKERS",
+    "GUEST_ISSUER",
+    "GUEST_AUDIENCE",
+    "GUEST_ALGORITHM",
+    "GUEST_TTL",
+    "GUEST_MAX_TTL",
+    "GUEST_RENEW_AFTER",
+    "GUEST_MAX_TOKEN_BYTES",
+    "GUEST_MAX_BODY_BYTES",
+    "GUEST_KEYS_DIR",
+    "GUEST_KEYS_SECRET",
+    "GUEST_KEYS_SECRET_FILE",
+    "GUEST_API_KEYS",
+    "GUEST_API_KEYS_FILE",
+    "GUEST_ALLOW_NO_API_KEYS",
+    "GUEST_REDIS_URL",
+    "GUEST_ROTATE_EVERY",
+    "GUEST_JWKS_MAX_AGE",
+    "GUEST_COOKIE_NAME",
+    "GUEST_COOKIE_DOMAIN",
+    "GUEST_COOKIE_SAMESITE",
+    "GUEST_ENSURE_ON",
+    "GUEST_AUTH_HEADERS",
+    "GUEST_MERGE_POLICIES",
+    "GUEST_RATE_LIMIT",
+    "GUEST_TRUSTED_PROXIES",
+    "GUEST_LOG_LEVEL",
+    "GUEST_LOG_FORMAT",
+)
+
+
+class _Reader:
+    """Takes variables one at a time and collects the faults, so that all are told at once."""
+
+    def __init__(self, variables: Mapping[str, str], read_file: Callable[[Path], bytes]) -> None:
+        self.variables = variables
+        self.read_file = read_file
+        self.faults: list[Fault] = []
+
+    def fault(self, name: str, message: str) -> None:
+        self.faults.append(Fault(name, message))
+
+    def text(self, name: str) -> str | None:
+        return self.variables.get(name, "").strip() or None
+
+    def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        """The variable through `parse`, whose ValueError is the fault's message."""
+        text = self.text(name)
+        if text is None:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.fault(name, str(error))
+            return default
+
+    def whole(self, name: str, default: int, *, least: int, most: int) -> int:
+        def parse(text: str) -> int:
+            if not (text.isascii() and text.isdigit() and len(text) <= LONGEST_DIGITS and least <= int(text) <= most):
+                raise ValueError(f"must be a whole number from {least} to {most}")
+            return int(text)
+
+        return self.parsed(name, parse, default)
+
+    def choice(self, name: str, choices: tuple[str, ...], default: Any) -> Any:
+        def parse(text: str) -> str:
+            if text not in choices:
+                raise ValueError(f"must be one of: {', '.join(choices)}")
+            return text
+
+        return self.parsed(name, parse, default)
+
+    def file(self, name: str, parse: Callable[[bytes], T], default: T) -> T:
+        """The content of the file that the variable names, through `parse`."""
+
+        def read(text: str) -> T:
+            try:
+                return parse(self.read_file(Path(text)))
+            except OSError as error:
+                raise ValueError(f"cannot be read: {error.strerror}") from error
+
+        return self.parsed(name, read, default)
+
+
+def _read(reader: _Reader) -> Settings:
+    host = reader.parsed("GUEST_HOST", _parse_host, "127.0.0.1")
+    port = reader.whole("GUEST_PORT", 8080, least=0, most=65535)
+    issuers = _read_issuers(reader, host=host, port=port)
+    tokens = _read_tokens(reader, issuers)
+    keys_dir, keys_secrets, redis_url = _read_key_places(reader)
+    _refuse_samples(reader, issuers)
+    return Settings(
+        host=host,
+        port=port,
+        workers=reader.whole("GUEST_WORKERS", 1, least=1, most=256),
+        tokens=tokens,
+        keys=_read_keys(reader, tokens),
+        keys_dir=keys_dir,
+        keys_secrets=keys_secrets,
+        redis_url=redis_url,
+        cookie=_read_cookie(reader, issuers),
+        gateway=_read_gateway(reader, host),
+        access=_read_access(reader, host=host, issuers=issuers),
+        merge_policies=_read_merge_policies(reader),
+        max_body_bytes=reader.whole("GUEST_MAX_BODY_BYTES", 262_144, least=1_024, most=16_777_216),
+        log_level=reader.choice("GUEST_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
+        log_format=reader.choice("GUEST_LOG_FORMAT", ("text", "json"), None),
+        unknown=tuple(sorted(name for name in reader.variables if name.startswith("GUEST_") and name not in NAMES)),
+    )
+
+
+def _read_issuers(reader: _Reader, *, host: str, port: int) -> tuple[str, ...]:
+    stand_in = (f"http://{f'[{host}]' if ':' in host else host}:{port}",)
+    if reader.text("GUEST_ISSUER") is not None:
+        return reader.parsed("GUEST_ISSUER", _parse_issuers, stand_in)
+    if not is_loopback(host):
+        reader.fault("GUEST_ISSUER", f"is required when listening beyond loopback (GUEST_HOST is {host})")
+    if port == 0:
+        reader.fault("GUEST_ISSUER", "is required with GUEST_PORT=0: the port is not known beforehand")
+    return stand_in
+
+
+def _parse_issuers(text: str) -> tuple[str, ...]:
+    issuers = _parse_list(text)
+    for issuer in issuers:
+        url = urlsplit(issuer)
+        # As it is written, not as it is parsed: what looks at the issuer later, verifiers too, compares it as text.
+        if not issuer.startswith(("http://", "https://")) or not url.hostname or not set("?#@").isdisjoint(issuer):
+            raise ValueError(
+                "must be addresses that start with http:// or https://, in lower case, and have no ?, # or @"
+            )
+        if not all("!" <= character <= "~" and character not in '"\\<>' for character in issuer):
+            raise ValueError("must be of visible ASCII characters, fit for a URL")
+        if url.port == 0:  # any other that cannot be is refused by `port` itself
+            raise ValueError("has no port to be reached at")
+    return issuers
+
+
+def _read_tokens(reader: _Reader, issuers: tuple[str, ...]) -> TokenPolicy:
+    max_ttl_s = reader.whole("GUEST_MAX_TTL", TEN_YEARS_S, least=1, most=LONGEST_TTL_S)
+    ttl_s = reader.whole("GUEST_TTL", min(TEN_YEARS_S, max_ttl_s), least=1, most=LONGEST_TTL_S)
+    if ttl_s > max_ttl_s:
+        reader.fault("GUEST_TTL", f"is {ttl_s}, more than GUEST_MAX_TTL ({max_ttl_s})")
+    return TokenPolicy(
+        issuers=issuers,
+        audience=reader.parsed("GUEST_AUDIENCE", _parse_list, _NONE),
+        ttl_s=ttl_s,
+        max_ttl_s=max_ttl_s,
+        renew_after_s=reader.whole("GUEST_RENEW_AFTER", 2_592_000, least=1, most=LONGEST_TTL_S),
+        max_token_bytes=reader.whole("GUEST_MAX_TOKEN_BYTES", 3_800, least=256, most=MAX_TOKEN_BYTES),
+    )
+
+
+def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
+    algorithm: Algorithm = reader.choice("GUEST_ALGORITHM", ("ES256", "RS256"), "ES256")
+    jwks_max_age_s = reader.whole("GUEST_JWKS_MAX_AGE", 300, least=1, most=86_400)
+    rotate_every_s = reader.whole("GUEST_ROTATE_EVERY", 0, least=0, most=LONGEST_TTL_S)
+    policy = KeyPolicy(
+        algorithm=algorithm,
+        max_lifetime_s=tokens.max_ttl_s,
+        jwks_max_age_s=jwks_max_age_s,
+        rotate_every_s=rotate_every_s,
+    )
+    least_s = least_rotation_s(policy)
+    if 0 < rotate_every_s < least_s:
+        reader.fault(
+            "GUEST_ROTATE_EVERY",
+            f"must be 0 or at least {least_s}: any faster, and the JWKS would pass its limit of keys, or a key would "
+            "sign before verifiers have seen it",
+        )
+    return policy
+
+
+def _read_key_places(reader: _Reader) -> tuple[Path | None, tuple[str, ...], str | None]:
+    directory = reader.text("GUEST_KEYS_DIR") or "./data/keys"
+    keys_dir = None if directory == "none" else Path(directory)
+    secrets = _one_of(reader, "GUEST_KEYS_SECRET", _parse_secrets, parse_file=_parse_secrets)
+    redis_url = reader.parsed("GUEST_REDIS_URL", _parse_redis_url, None)
+    if reader.text("GUEST_REDIS_URL") and not secrets and not _given(reader, "GUEST_KEYS_SECRET"):
+        reader.fault("GUEST_KEYS_SECRET", "is required with GUEST_REDIS_URL: what goes to Redis is always sealed")
+    if keys_dir is None and not reader.text("GUEST_REDIS_URL"):
+        reader.fault(
+            "GUEST_REDIS_URL", "is required with GUEST_KEYS_DIR=none: a follower has its keys from Redis alone"
+        )
+    return keys_dir, secrets, redis_url
+
+
+def _refuse_samples(reader: _Reader, issuers: tuple[str, ...]) -> None:
+    if all(is_loopback(urlsplit(issuer).hostname or "") for issuer in issuers):
+        return
+    for name, sample in SAMPLES.items():
+        if sample in (reader.text(name) or ""):
+            reader.fault(name, "is the sample of .env.example, which everybody knows; make one of your own")
+
+
+def _read_cookie(reader: _Reader, issuers: tuple[str, ...]) -> CookiePolicy:
+    secure = issuers[0].startswith("https://")
+    domain = reader.parsed("GUEST_COOKIE_DOMAIN", _parse_domain, None)
+    name = reader.parsed("GUEST_COOKIE_NAME", _parse_cookie_name, "__Host-guest" if secure and not domain else "guest")
+    same_site: SameSite = reader.choice("GUEST_COOKIE_SAMESITE", ("Lax", "Strict", "None"), "Lax")
+    # Browsers take these prefixes in any case, and drop a cookie that breaks their rules (RFC 6265bis, section 4.1.3).
+    prefix = name.lower()
+    if prefix.startswith(("__host-", "__secure-")) and not secure:
+        reader.fault("GUEST_COOKIE_NAME", f"{name} needs an https:// GUEST_ISSUER, or browsers drop the cookie")
+    if prefix.startswith("__host-") and domain:
+        reader.fault("GUEST_COOKIE_NAME", f"{name} allows no GUEST_COOKIE_DOMAIN, or browsers drop the cookie")
+    if same_site == "None" and not secure:
+        reader.fault("GUEST_COOKIE_SAMESITE", "None needs an https:// GUEST_ISSUER, or browsers drop the cookie")
+    return CookiePolicy(name=name, domain=domain, same_site=same_site, secure=secure)
+
+
+def _read_gateway(reader: _Reader, host: str) -> GatewayPolicy:
+    rate_limit_per_s = reader.parsed("GUEST_RATE_LIMIT", _parse_rate, 0.0)
+    trusted_proxies: tuple[Network, ...] = reader.parsed("GUEST_TRUSTED_PROXIES", _parse_networks, ())
+    if rate_limit_per_s and not reader.text("GUEST_TRUSTED_PROXIES") and not is_loopback(host):
+        reader.fault(
+            "GUEST_TRUSTED_PROXIES",
+            "is required with GUEST_RATE_LIMIT: else all visitors share the one address of the gateway",
+        )
+    return GatewayPolicy(
+        ensure_on=reader.choice("GUEST_ENSURE_ON", ("navigate", "any"), "navigate"),
+        headers=reader.parsed("GUEST_AUTH_HEADERS", _parse_auth_headers, frozenset()),
+        rate_limit_per_s=rate_limit_per_s,
+        trusted_proxies=trusted_proxies,
+    )
+
+
+def _read_access(reader: _Reader, *, host: str, issuers: tuple[str, ...]) -> AccessPolicy:
+    api_keys = _one_of(reader, "GUEST_API_KEYS", _parse_api_key_list, parse_file=parse_api_keys_file)
+    allowed = reader.choice("GUEST_ALLOW_NO_API_KEYS", ("0", "1"), "0") == "1"
+    if not is_loopback(host) and not _given(reader, "GUEST_API_KEYS") and not allowed:
+        reader.fault(
+            "GUEST_API_KEYS",
+            f"is required when listening beyond loopback (GUEST_HOST is {host}); "
+            "GUEST_ALLOW_NO_API_KEYS=1 says that the network controls who may call",
+        )
+    file = reader.text("GUEST_API_KEYS_FILE")
+    return AccessPolicy(
+        api_keys=api_keys,
+        api_keys_file=Path(file) if file else None,
+        allowed_origins=frozenset(_origin(issuer) for issuer in issuers),
+    )
+
+
+def _read_merge_policies(reader: _Reader) -> dict[str, Policy]:
+    name = "GUEST_MERGE_POLICIES"
+    path = reader.text(name) or ""
+    try:
+        named: dict[str, Policy] = reader.file(name, lambda content: _parse_policies(path, content), {})
+    except InvalidPolicy as error:
+        for fault in error.errors:
+            reader.fault(name, f"{fault.path}: {fault.message}")
+        named = {}
+    return {**SHIPPED, **named}
+
+
+def _parse_policies(path: str, content: bytes) -> dict[str, Policy]:
+    return parse_policy_file(content, format="toml" if path.endswith(".toml") else "json")
+
+
+def _given(reader: _Reader, name: str) -> bool:
+    return reader.text(name) is not None or reader.text(f"{name}_FILE") is not None
+
+
+_ParseSecrets = Callable[[str], tuple[str, ...]]
+
+
+def _one_of(reader: _Reader, name: str, parse: _ParseSecrets, *, parse_file: _ParseSecrets) -> tuple[str, ...]:
+    """A secret from its variable or, as Docker and Kubernetes mount them, from the file that NAME_FILE names."""
+    if reader.text(name) and reader.text(f"{name}_FILE"):
+        reader.fault(name, f"and {name}_FILE are both set; only one may be")
+    inline: tuple[str, ...] = reader.parsed(name, parse, ())
+    return reader.file(f"{name}_FILE", lambda content: parse_file(_decode(content)), inline)
+
+
+def _decode(content: bytes) -> str:
+    try:
+        return content.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8 text") from error
+
+
+def _parse_list(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise ValueError("has an empty entry")
+    return tuple(dict.fromkeys(parts))
+
+
+def _parse_secrets(text: str) -> tuple[str, ...]:
+    secrets = _parse_list(text)
+    for number, secret in enumerate(secrets, 1):
+        if not _is_secret(secret):
+            raise ValueError(f"entry {number} is not 32 bytes as base64url; make one with: guest-sessions keys secret")
+    return tuple(secret.rstrip("=") + "=" for secret in secrets)
+
+
+def _is_secret(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_-]{43}=?", text) is not None
+
+
+def _parse_api_key_list(text: str) -> tuple[str, ...]:
+    keys = _parse_list(text)
+    for number, key in enumerate(keys, 1):
+        check_api_key(key, f"entry {number}")
+    return keys
+
+
+def _parse_redis_url(text: str) -> str:
+    parse_redis_url(text)
+    return text
+
+
+def _parse_host(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", text) is None:
+        raise ValueError("must be an IP address, without brackets, or a host name")
+    if ":" in text:
+        ipaddress.IPv6Address(text)
+    return text
+
+
+def _parse_domain(text: str) -> str:
+    domain = text.removeprefix(".").lower()
+    labels = domain.split(".")
+    if not all(label and label.isascii() and label.replace("-", "").isalnum() for label in labels):
+        raise ValueError("must be a domain name")
+    return domain
+
+
+def _parse_cookie_name(text: str) -> str:
+    # A token of RFC 9110, section 5.6.2.
+    if not all("!" <= character <= "~" and character not in '"(),/:;<=>?@[\\]{}' for character in text):
+        raise ValueError("must be a cookie name: visible ASCII without separators")
+    return text
+
+
+def _parse_rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError as error:
+        raise ValueError("must be a number of new guests a second") from error
+    if not 0 <= rate <= 1_000_000:  # noqa: PLR2004 - NaN and infinity fail it too
+        raise ValueError("must be from 0 to 1000000")
+    return rate
+
+
+def _parse_networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part) for part in _parse_list(text))
+
+
+def _parse_auth_headers(text: str) -> frozenset[str]:
+    names = frozenset(_parse_list(text))
+    if not names <= {"payload", "token"}:
+        raise ValueError("must be of: payload, token")
+    return names
+
+
+def _origin(issuer: str) -> str:
+    """The web origin of an address as an `Origin` header states it, without a default port (RFC 6454, section 6.2)."""
+    url = urlsplit(issuer)
+    host = re.sub(r":\d*$", "", url.netloc.lower())
+    port = "" if url.port in (None, _DEFAULT_PORTS[url.scheme]) else f":{url.port}"
+    return f"{url.scheme}://{host}{port}"
+
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -1,0 +1,1 @@
+"""The HTTP side: requests, responses, authentication, cookies, forward authentication, metrics."""

@@ -1,0 +1,175 @@
+"""Who may call the API: holders of an API key, or, with none configured, anyone but a foreign web page.
+
+A key is compared in constant time and never logged. The keys' file is re-read when it changes.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+from multidict import CIMultiDictProxy
+
+from service.http.problems import HttpProblem
+from service.keys.ports import Clock
+
+logger = logging.getLogger("guest_sessions.access")
+
+LEAST_API_KEY_CHARS: Final = 20
+
+RELOAD_S: Final = 1.0
+"""How often the keys' file is looked at, at most."""
+
+
+class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may call. No key and no file: anyone who reaches the service, but no foreign web page."""
+
+    api_keys: tuple[str, ...]
+    api_keys_file: Path | None
+    allowed_origins: frozenset[str]
+
+    def __repr__(self) -> str:
+        return f"AccessPolicy(api_keys={len(self.api_keys)}, api_keys_file={self.api_keys_file!r})"
+
+
+class Access:
+    """The guard in front of the API, under one policy."""
+
+    def __init__(self, policy: AccessPolicy, *, clock: Clock) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._digests = _digests(policy.api_keys)
+        self.asks_for_a_key = bool(policy.api_keys) or policy.api_keys_file is not None
+        # The settings may be older than the file: a worker is forked with them long after they were read. So the first
+        # request reads the keys again; a stamp taken here would count a change since then as read.
+        self._stamp: _Stamp | None = ()
+        self._looked_at_s = -math.inf
+
+    def check(self, headers: CIMultiDictProxy[str]) -> None:
+        """Lets the request through.
+
+        Raises:
+            HttpProblem: `unauthorized` or `forbidden_origin`.
+        """
+        if self.asks_for_a_key:
+            self._reload()
+            self._check_key(headers)
+        else:
+            self._check_origin(headers.get("Origin"))
+
+    def _check_key(self, headers: CIMultiDictProxy[str]) -> None:
+        presented = _digests(_presented(headers))
+        if not presented:
+            raise _unauthorized('Bearer realm="guest-sessions"')
+        # Digests of one length, and every key compared: the time tells neither a key's length nor which one was close.
+        if not sum(hmac.compare_digest(digest, known) for digest in presented for known in self._digests):
+            raise _unauthorized('Bearer realm="guest-sessions", error="invalid_token"')
+
+    def _check_origin(self, origin: str | None) -> None:
+        """A page from elsewhere, also under a name rebound to this address, must not use a service that asks no key."""
+        if origin is None or origin.lower() in self._policy.allowed_origins or _is_loopback_origin(origin):
+            return
+        raise HttpProblem("forbidden_origin", "Without an API key configured, only local pages may call.")
+
+    def _reload(self) -> None:
+        now_s = self._clock()
+        if self._policy.api_keys_file is None or 0 <= now_s - self._looked_at_s < RELOAD_S:
+            return
+        self._looked_at_s = now_s
+        stamp = _stamp(self._policy.api_keys_file)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            keys = parse_api_keys_file(self._policy.api_keys_file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            logger.error("the API keys' file is unusable, the keys stay as they were: %s", error)  # noqa: TRY400
+            return
+        self._digests = _digests(keys)
+        logger.info("API keys read again: %d", len(keys))
+
+
+def _presented(headers: CIMultiDictProxy[str]) -> list[str]:
+    """Each place may hold the key: a gateway may have put something of its own into the other."""
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    bearer = credentials.strip() if scheme.lower() == "bearer" else ""
+    return [key for key in (bearer, headers.get("X-API-Key", "")) if key]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(_digest(key) for key in keys)
+
+
+_Stamp = tuple[int, ...]
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What changes when the file does, a mounted secret's swap of links included; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _is_loopback_origin(origin: str) -> bool:
+    try:
+        url = urlsplit(origin)
+        return url.scheme in ("http", "https") and is_loopback(url.hostname or "")
+    except ValueError:
+        return False
+
+
+def _unauthorized(challenge: str) -> HttpProblem:
+    return HttpProblem("unauthorized", "A valid API key is needed.", headers={"WWW-Authenticate": challenge})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to `host` can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_api_keys(text: str) -> tuple[str, ...]:
+    """API keys as a file lists them: one a line, blank lines and `#` comments left out.
+
+    Raises:
+        ValueError: naming the line, never the key.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    keys = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    for number, key in keys:
+        check_api_key(key, f"line {number}")
+    return tuple(key for _, key in keys)
+
+
+def parse_api_keys_file(text: str) -> tuple[str, ...]:
+    """As `parse_api_keys`, but a file without any key is a fault: it would lock everybody out, or nobody."""
+    keys = parse_api_keys(text)
+    if not keys:
+        raise ValueError("holds no key")
+    return keys
+
+
+def check_api_key(key: str, place: str) -> None:
+    """Raises `ValueError`, naming the place and never the key, where the key is too short or has other characters."""
+    if len(key) < LEAST_API_KEY_CHARS:
+        raise ValueError(f"{place} has fewer than {LEAST_API_KEY_CHARS} characters")
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError(f"{place} has characters other than visible ASCII")
+    if "," in key:
+        raise ValueError(f"{place} has a comma: a file has one key a line")

@@ -1,0 +1,115 @@
+"""The one table from an error to its answer: RFC 9457 problem documents.
+
+An error that a request can meet has a row here; anything else is a bug: logged with its request id, answered as a
+plain 500.
+"""
+
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from service.errors import GuestSessionsError
+from service.http.response import Answer, Head
+
+logger = logging.getLogger("guest_sessions.http")
+
+Handler = Callable[[web.Request], Awaitable[Answer]]
+
+PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
+    "malformed_request": (400, "Malformed request"),
+    "unauthorized": (401, "Unauthorized"),
+    "forbidden_origin": (403, "Forbidden origin"),
+    "not_found": (404, "Not found"),
+    "method_not_allowed": (405, "Method not allowed"),
+    "request_timeout": (408, "Request timeout"),
+    "patch_conflict": (409, "Patch conflict"),
+    "request_too_large": (413, "Request too large"),
+    "unsupported_media_type": (415, "Unsupported media type"),
+    "invalid_request": (422, "Invalid request"),
+    "reserved_claim": (422, "Reserved claim"),
+    "token_too_large": (422, "Token too large"),
+    "invalid_token": (422, "Invalid token"),
+    "invalid_patch": (422, "Invalid patch"),
+    "invalid_policy": (422, "Invalid policy"),
+    "internal_error": (500, "Internal error"),
+    "not_ready": (503, "Not ready"),
+}
+"""`code` → status, title. One title for each code, whatever the occurrence (RFC 9457, section 3.1.3)."""
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class HttpProblem(GuestSessionsError):
+    """A failure that only HTTP knows: its `code` stands in `PROBLEMS`, `headers` go out with it."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self._facts = dict(facts or {})
+        self.code = code  # type: ignore[misc]  # one class serves the codes that carry no facts
+        self.headers = headers or {}
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The further members of the problem document."""
+        return self._facts
+
+
+def problem_response(error: GuestSessionsError, *, request_id: str) -> Answer:
+    """The answer to a request that failed with `error`."""
+    status, title = PROBLEMS[error.code]
+    document = {
+        "type": f"urn:guest-sessions:problem:{error.code}",
+        "title": title,
+        "status": status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+        **error.facts,
+    }
+    headers = {
+        "Content-Type": "application/problem+json",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "X-Request-Id": request_id,
+        **(error.headers if isinstance(error, HttpProblem) else {}),
+    }
+    return Answer(Head(status, headers), msgspec.json.encode(document))
+
+
+def failure_response(error: Exception, request: web.BaseRequest) -> Answer:
+    """The answer to a request that failed with whatever `error`: expected, of aiohttp's own, or a bug."""
+    request_id = request_id_of(request)
+    if isinstance(error, web.HTTPException):
+        error = _from_aiohttp(error)
+    if not isinstance(error, GuestSessionsError):
+        # The last line of defence: what nobody expected tells the caller nothing, and the operator everything.
+        logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.path})
+        error = HttpProblem("internal_error", "The failure was logged under this request id.")
+    return problem_response(error, request_id=request_id)
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The caller's `X-Request-Id` where it is fit for a log, else a new one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def _from_aiohttp(error: web.HTTPException) -> GuestSessionsError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return HttpProblem("method_not_allowed", f"Allowed here: {allowed}.", headers={"Allow": allowed})
+    if isinstance(error, web.HTTPNotFound):
+        return HttpProblem("not_found", "There is no such resource; /docs shows what there is.")
+    return HttpProblem("malformed_request", "The request is malformed.")

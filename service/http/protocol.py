@@ -1,0 +1,261 @@
+"""The client connections: aiohttp's server, with a bound on a request's head and our own answers to what it refuses.
+
+aiohttp by itself waits 75 s for the rest of a head, lets one grow to megabytes, logs a malformed header line whole (an
+API key in it included), echoes it, names its version, and when told to end drops the rest of a body that is under way.
+Knows no route, only that most have a path without parameters.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from service.errors import GuestSessionsError
+from service.http.problems import HttpProblem, failure_response, problem_response
+
+logger = logging.getLogger("guest_sessions.connections")
+
+HEAD_TIMEOUT_S: Final = 5.0
+"""For a request's head, from its first byte on: as long as for a body."""
+MAX_LINE_BYTES: Final = 32_768
+"""For one line of the head: twice what a request's headers may come to, so that a full cookie jar is no error."""
+MAX_HEAD_BYTES: Final = 2 * MAX_LINE_BYTES
+"""For all lines together; aiohttp alone would keep 128 of the longest, 4 MiB, for each connection."""
+KEEPALIVE_S: Final = 75.0
+"""Longer than the gateways keep an idle connection (60 s mostly), so that none is closed under a request."""
+LINGERING_S: Final = 2.0
+"""For the rest of a body that was refused unread, so that its sender sees the answer and no reset connection."""
+SHUTDOWN_S: Final = 10.0
+"""For requests under way when the service is told to end: twice what a body may take."""
+CUT_OFF_S: Final = 1.0
+"""For what is still there after that."""
+WRITE_TIMEOUT_S: Final = 30.0
+"""For a client to take the answers that wait for it: what lies in memory for it must not lie there for good. Enough for
+the largest asset of `/docs` at 60 KB a second."""
+
+_Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+
+
+class _Timeouts(NamedTuple):
+    head_s: float
+    write_s: float
+
+
+class Runner(web.AppRunner):
+    """Runs an application over guarded connections."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        head_timeout_s: float = HEAD_TIMEOUT_S,
+        write_timeout_s: float = WRITE_TIMEOUT_S,
+    ) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGERING_S,
+            shutdown_timeout=CUT_OFF_S,
+        )
+        self._timeouts = _Timeouts(head_s=head_timeout_s, write_s=write_timeout_s)
+
+    def drain(self) -> None:
+        """From now on each answer is its connection's last, and says so: a gateway sends the next request elsewhere."""
+        assert isinstance(self.server, _Server)  # noqa: S101 - for the types: made by `_make_server`
+        self.server.draining = True
+
+    async def shutdown(self) -> None:
+        """Idle connections are closed by now; requests in flight may still come in, and are answered."""
+        assert self.server is not None  # noqa: S101 - for the types: it is there until the clean-up's end
+        last = [
+            task for each in self.server.connections if isinstance(each, _Connection) and (task := each.last_request)
+        ]
+        if last:
+            await asyncio.wait(last, timeout=SHUTDOWN_S)
+        await super().shutdown()
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(made, handler=_straight(self.app, made.request_handler), timeouts=self._timeouts)
+
+
+class _Server(web.Server):
+    """Makes our connections where aiohttp's server would make its own."""
+
+    def __init__(self, made: web.Server, *, handler: _Handler, timeouts: _Timeouts) -> None:
+        super().__init__(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - what the application set
+        self._timeouts = timeouts
+        self.draining = False
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, timeouts=self._timeouts, loop=self._loop, **self._kwargs)
+
+
+def _straight(app: web.Application, resolve: _Handler) -> _Handler:
+    """Straight to the handler of a path without parameters; all else through aiohttp's router, which takes its time.
+
+    What goes straight passes no middleware and no signal, and its request knows no application: none may hang on one.
+    """
+    if app.middlewares or app.on_response_prepare:
+        raise ValueError("middlewares and signals are not served here")
+    plain = {
+        (route.method, resource.canonical): route.handler
+        for resource in app.router.resources()
+        if isinstance(resource, web.PlainResource)
+        for route in resource
+    }
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        path = request.raw_path.partition("?")[0]
+        handler = plain.get((request.method, path)) or plain.get((hdrs.METH_ANY, path))
+        if handler is None or hdrs.EXPECT in request.headers:
+            return resolve(request)
+        return handler(request)  # type: ignore[arg-type]  # no view classes are routed here
+
+    return handle
+
+
+class _Connection(web.RequestHandler):
+    """One client's connection. A head is under way while bytes have come and no request waits or runs.
+
+    Bytes may arrive before aiohttp has begun to wait for a request: then it has counted none yet.
+    """
+
+    __slots__ = (
+        "_answered_requests",
+        "_head_bytes",
+        "_head_timer",
+        "_last_request",
+        "_server",
+        "_timeouts",
+        "_write_timer",
+    )
+
+    def __init__(self, manager: _Server, *, timeouts: _Timeouts, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._server = manager
+        self._timeouts = timeouts
+        self._answered_requests = 0
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._last_request = False
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def last_request(self) -> "asyncio.Task[None] | None":
+        """What ends with the answer to the request that was under way when no further one was to be taken."""
+        return self._task_handler if self._last_request else None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        super().data_received(data)
+        if self._awaits_request():
+            self._go_on_with_head(len(data))
+        elif self._head_timer is not None:
+            self._end_head()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own signature
+        """Called for each body that was read; where nothing is paused there is nothing to resume."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def pause_writing(self) -> None:
+        """Called when more waits for the client than the transport wants to hold."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._write_timer = self._loop.call_later(self._timeouts.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has taken nearly all."""
+        self._end_write_timer()
+        super().resume_writing()
+
+    def close(self) -> None:
+        """Takes no further request. aiohttp would drop what is still to come of the one under way, too.
+
+        It also calls this itself, once it has waited for the rest of a body that was answered unread.
+        """
+        if self._awaits_request() or self._close or self._answered_requests == self._request_count:
+            super().close()
+        else:
+            self._last_request = True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client has gone, or was sent away."""
+        self._end_head()
+        self._end_write_timer()
+        super().connection_lost(exc)
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Sends an answer; those that aiohttp itself gives (404, 405, 417) become problems of ours."""
+        if resp.status >= HTTPStatus.BAD_REQUEST and isinstance(resp, web.HTTPException):
+            resp = failure_response(resp, request)
+        self._answered_requests = self._request_count
+        # A body that was given up may come yet: it must not be taken for a request (RFC 9110, section 15.5.9).
+        if resp.status == HTTPStatus.REQUEST_TIMEOUT:
+            resp.force_close()
+        # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
+        if self._last_request or self._server.draining or (not request.body_exists and request.content_length):
+            resp.force_close()
+        return super().finish_response(request, resp, start_time)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what aiohttp's parser refused, or to a failure outside of any handler."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size:
+            raise ConnectionError("there is nobody to answer, or the answer is half sent")
+        error: Exception = RuntimeError(message or HTTPStatus(status).phrase)
+        if isinstance(exc, HttpProcessingError):
+            # Its message repeats what was sent, so that neither the log nor the answer may have it.
+            logger.debug("malformed request", extra={"peer": request.remote, "fault": type(exc).__name__})
+            error = HttpProblem("malformed_request", "This is no HTTP/1.1 request that this service takes.")
+        elif isinstance(exc, Exception):
+            error = exc
+        response = failure_response(error, request)
+        response.force_close()
+        return response
+
+    def _awaits_request(self) -> bool:
+        return self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
+
+    def _go_on_with_head(self, further_bytes: int) -> None:
+        self._head_bytes += further_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HttpProblem("malformed_request", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."))
+        elif self._head_timer is None:
+            detail = f"The request's head did not come within {self._timeouts.head_s:g} s."
+            problem = HttpProblem("request_timeout", detail)
+            self._head_timer = self._loop.call_later(self._timeouts.head_s, self._refuse, problem)
+
+    def _end_head(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _end_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _refuse(self, problem: GuestSessionsError) -> None:
+        """Answers before there is a request, and closes."""
+        if self.transport is not None:
+            self.transport.write(problem_response(problem, request_id=secrets.token_hex(16)).encode())
+        self.force_close()

@@ -1,0 +1,76 @@
+"""How many new guests one client address may get: a token bucket for each, in memory that all workers share.
+
+Of each client one time is kept, that at which its bucket will be full again (the generic cell rate algorithm of ITU-T
+I.371). Knows addresses as text and no more.
+"""
+
+import mmap
+from typing import Final
+
+from service.keys.ports import Clock
+
+CLIENTS_REMEMBERED: Final = 65_536
+"""Places in the table: 1 MiB, of which the kernel gives only what is touched. Some thousand clients that are short of
+guests at the same moment are all remembered; of many more, one here and there is forgotten."""
+_WAYS: Final = 8
+"""Places that one client may have. Where all are taken, the client whose bucket is full first is forgotten."""
+_CELL_BYTES: Final = 8
+
+
+class ClientTable:
+    """For each client, when its bucket is full again; shared by the processes forked from the one that made it.
+
+    They use it without a lock: one that is killed must not leave it locked. Where two look at one client within the
+    same microsecond, that client may get one guest more.
+    """
+
+    def __init__(self, *, clients: int = CLIENTS_REMEMBERED) -> None:
+        """`clients` is a multiple of the places that one client may have."""
+        cells = memoryview(mmap.mmap(-1, 2 * clients * _CELL_BYTES))
+        self._sets = clients // _WAYS
+        self._tags = cells[: clients * _CELL_BYTES].cast("q")
+        self._full_at_s = cells[clients * _CELL_BYTES :].cast("d")
+
+    def __getitem__(self, client: str) -> float:
+        """When the client's bucket is full again; 0, long ago, for one that is not known."""
+        tag = _tag(client)
+        return next((self._full_at_s[place] for place in self._places(tag) if self._tags[place] == tag), 0.0)
+
+    def __setitem__(self, client: str, full_at_s: float) -> None:
+        tag = _tag(client)
+        places = self._places(tag)
+        place = next((place for place in places if self._tags[place] == tag), None)
+        if place is None:
+            place = min(places, key=self._full_at_s.__getitem__)
+        self._tags[place], self._full_at_s[place] = tag, full_at_s
+
+    def _places(self, tag: int) -> range:
+        first = tag % self._sets * _WAYS
+        return range(first, first + _WAYS)
+
+
+def _tag(client: str) -> int:
+    """64 bits that nobody outside can foresee: Python's hash of a text is keyed, and forked workers share the key."""
+    return hash(client) or 1  # 0 marks a place that nobody has
+
+
+class RateLimiter:
+    """`rate_per_s` new guests on the long run for one client, a second's worth (at least one) at once; 0: no limit."""
+
+    def __init__(self, rate_per_s: float, *, clock: Clock, clients: ClientTable | None = None) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = max(1.0, rate_per_s)
+        self._clock = clock
+        self._clients = clients or ClientTable()
+
+    def allows(self, client: str) -> bool:
+        """Takes one from the client's bucket, if there is one left."""
+        if not self._rate_per_s:
+            return True
+        now_s = self._clock()
+        missing = max(0.0, self._clients[client] - now_s) * self._rate_per_s
+        # A clock set back must not lock a client out: no bucket is emptier than empty.
+        missing = min(missing, self._burst)
+        allowed = missing <= self._burst - 1
+        self._clients[client] = now_s + (missing + (1 if allowed else 0)) / self._rate_per_s
+        return allowed

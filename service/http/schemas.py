@@ -1,0 +1,309 @@
+"""The shapes of requests and answers, and the one strict door for JSON that comes in.
+
+Refused here: what is not UTF-8 or not JSON (RFC 8259), what I-JSON warns of (RFC 7493: duplicate members, lone
+surrogates, numbers that do not survive), deep nesting, unknown members and wrong types. Knows nothing of the network.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from service.errors import Fault, InvalidRequest, MalformedRequest
+from service.merge.rules import Conflict
+from service.merge.service import Merged
+from service.strict_json import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, parse_json, pointer
+from service.tokens.claims import SUBJECT
+from service.tokens.payload_patch import Change, JsonPatch, MergePatch, Replace
+from service.tokens.service import SignedToken, VerifiedToken
+
+T = TypeVar("T", bound="Request")
+
+Subject = Annotated[str, Meta(pattern=rf"\A{SUBJECT}\Z")]
+Audience = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+Ttl = Annotated[int, Meta(ge=1)]
+MAX_FORM_MEMBERS: Final = 100
+MAX_REPORT_BYTES: Final = 1_048_576
+"""What the values in a merge's conflicts come to at most: each shows the session's, which may be one long list."""
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A request's body. `MAY_BE_NO_TEXT` names a member whose strings may hold lone surrogates.
+
+    `HOLDS_JSON` tells whether a member may be any JSON, and so of any depth and with any numbers.
+    """
+
+    MAY_BE_NO_TEXT: ClassVar[str | None] = None
+    HOLDS_JSON: ClassVar[bool] = True
+
+
+class IssueRequest(Request, frozen=True):
+    """`POST /v1/issue`."""
+
+    payload: dict[str, Any] = {}
+    claims: dict[str, Any] = {}
+    subject: Subject | UnsetType = UNSET
+    ttl: Ttl | UnsetType = UNSET
+    audience: Audience | UnsetType = UNSET
+    cookie: bool = False
+
+
+class RefreshRequest(Request, frozen=True):
+    """`POST /v1/refresh-payload`: at most one of the three ways to change the payload."""
+
+    token: str
+    payload: dict[str, Any] | UnsetType = UNSET
+    merge_patch: dict[str, Any] | UnsetType = UNSET
+    json_patch: list[Any] | UnsetType = UNSET
+    ttl: Ttl | UnsetType = UNSET
+    cookie: bool = False
+
+    def change(self) -> Change | None:
+        """What is to be done to the payload; None to sign again as it is.
+
+        Raises:
+            InvalidRequest: more than one way was given.
+        """
+        given = [name for name in ("payload", "merge_patch", "json_patch") if getattr(self, name) is not UNSET]
+        if len(given) > 1:
+            raise InvalidRequest(
+                "At most one of payload, merge_patch and json_patch may be given.",
+                [Fault(f"/{name}", "is given beside another") for name in given],
+            )
+        if self.payload is not UNSET:
+            return Replace(self.payload)
+        if self.merge_patch is not UNSET:
+            return MergePatch(self.merge_patch)
+        return None if self.json_patch is UNSET else JsonPatch(self.json_patch)
+
+
+class VerifyRequest(Request, frozen=True):
+    """`POST /v1/verify`."""
+
+    HOLDS_JSON: ClassVar[bool] = False
+
+    token: str
+    audience: Audience | UnsetType = UNSET
+
+
+class MergeRequest(Request, frozen=True):
+    """`POST /v1/merge`. A token that is not even text is a bad token, and a bad token never blocks a login."""
+
+    MAY_BE_NO_TEXT: ClassVar[str | None] = "tokens"
+
+    tokens: Annotated[list[str | None], Meta(max_length=32)]
+    session: dict[str, Any] = {}
+    policy: str | dict[str, Any] = "default"
+    renew: bool = True
+    strict: bool = False
+    dry_run: bool = False
+    cookie: bool = False
+
+
+def decode(raw: bytes, shape: type[T]) -> T:
+    """A body as `shape`; an empty one is `{}`.
+
+    Raises:
+        MalformedRequest: it is not the JSON that this service takes.
+        InvalidRequest: it is, but of another shape.
+    """
+    quickly = _decode_quickly(raw, shape)
+    if quickly is not None:
+        return quickly
+    value = _decode_json(raw or b"{}", spared=shape.MAY_BE_NO_TEXT)
+    try:
+        return msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("The request is not of the right shape.", [_fault_of(error)]) from error
+
+
+def _decode_quickly(raw: bytes, shape: type[T]) -> T | None:
+    r"""A body that is seen at a glance to be good; None: look closely, for a value or for what is wrong.
+
+    msgspec alone would let three things through. A member given twice: one of them is missing when the value is encoded
+    again, and with it a colon, as colons stand nowhere but after names and within strings (and in no `\u` escape). Deep
+    nesting: needs as many brackets. A whole number past 64 bits: has 19 digits or more.
+    """
+    try:
+        value: T = _DECODERS[shape].decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    again = msgspec.json.encode(value)
+    if again != raw and (again.count(b":") != raw.count(b":") or b"\\u" in raw):
+        return None
+    return None if shape.HOLDS_JSON and _may_be_extreme(raw) else value
+
+
+def _may_be_extreme(raw: bytes) -> bool:
+    return raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or _MANY_DIGITS in raw.translate(_TO_ZEROS)
+
+
+_TO_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
+_MANY_DIGITS: Final = b"0" * len(str(MIN_INTEGER)[1:])
+_DECODERS: Final[Mapping[type[Request], msgspec.json.Decoder[Any]]] = {
+    shape: msgspec.json.Decoder(shape) for shape in (IssueRequest, RefreshRequest, VerifyRequest, MergeRequest)
+}
+
+
+def decode_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object through the same door as a request.
+
+    Raises:
+        MalformedRequest: it is not the JSON that this service takes.
+        InvalidRequest: it is no object.
+    """
+    value = _decode_json(raw, spared=None)
+    if not isinstance(value, dict):
+        raise InvalidRequest("This is JSON, but no object.")
+    return value
+
+
+def decode_form(raw: bytes) -> str:
+    """The `token` of a form (RFC 7662, section 2.1); what else is in it is ignored (RFC 6749, section 3.2).
+
+    Raises:
+        MalformedRequest: it is not UTF-8, or no form.
+        InvalidRequest: `token` is missing, or there twice.
+    """
+    try:
+        members = parse_qsl(
+            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_MEMBERS
+        )
+    except ValueError as error:
+        raise MalformedRequest("The body is not a form in UTF-8.") from error
+    tokens = [value for name, value in members if name == "token"]
+    if len(tokens) != 1:
+        raise InvalidRequest("The form is not of the right shape.", [Fault("/token", "must be given once")])
+    return tokens[0]
+
+
+def audience_list(audience: str | list[str] | UnsetType) -> tuple[str, ...]:
+    """One audience or several, as several."""
+    if audience is UNSET:
+        return ()
+    return (audience,) if isinstance(audience, str) else tuple(audience)
+
+
+def token_object(token: SignedToken, *, cookie_bytes_left: int) -> dict[str, Any]:
+    """A new token, as `issue`, `refresh-payload` and a merge's `next` answer it."""
+    made = token.claims
+    return {
+        "token": token.raw_token,
+        "subject": made.subject,
+        "version": made.version,
+        "token_id": made.token_id,
+        "key_id": token.key_id,
+        "issued_at": made.issued_at_s,
+        "first_issued_at": made.first_issued_at_s,
+        "expires_at": made.expires_at_s,
+        "expires_in": made.lifetime_s,
+        "payload": made.payload,
+        "bytes": len(token.raw_token),
+        "cookie_bytes_left": cookie_bytes_left,
+    }
+
+
+def verified_object(token: VerifiedToken, *, expires_in_s: int, cookie_bytes_left: int) -> dict[str, Any]:
+    """A good token, as `verify` answers it."""
+    found = token.claims
+    return {
+        "active": True,
+        "subject": found.subject,
+        "version": found.version,
+        "token_id": found.token_id,
+        "key_id": token.key.kid,
+        "issued_at": found.issued_at_s,
+        "first_issued_at": found.first_issued_at_s,
+        "expires_at": found.expires_at_s,
+        "expires_in": expires_in_s,
+        "payload": found.payload,
+        "bytes": token.size_bytes,
+        "cookie_bytes_left": cookie_bytes_left,
+        "claims": found.further,
+        "refresh_due": token.refresh_due,
+    }
+
+
+def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[str, Any]:
+    """What a merge did."""
+    result = merged.result
+    return {
+        "payload": result.payload,
+        "merged": result.merged,
+        "guests": result.guests,
+        "skipped": [
+            {"index": each.index, "reason": each.reason, **({} if each.subject is None else {"subject": each.subject})}
+            for each in merged.skipped
+        ],
+        "conflicts": list(_told(result.conflicts)),
+        "next": next_object,
+    }
+
+
+def _told(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]:
+    """The conflicts with the values of as many as there is room for; the others are told without."""
+    bytes_left = MAX_REPORT_BYTES
+    encoded: dict[int, bytes] = {}  # by identity: one value of the session may stand in hundreds of conflicts
+    for each in conflicts:
+        values = {"session": each.session, "guest": each.guest}
+        for value in values.values():
+            if id(value) not in encoded:
+                encoded[id(value)] = msgspec.json.encode(value)
+        size_bytes = sum(len(encoded[id(value)]) for value in values.values())
+        shown = {}
+        if size_bytes <= bytes_left:
+            bytes_left -= size_bytes
+            shown = {name: msgspec.Raw(encoded[id(value)]) for name, value in values.items()}
+        yield {"path": each.path, **shown, "kept": each.kept, "rule": each.rule, "subject": each.subject}
+
+
+def _decode_json(raw: bytes, *, spared: str | None) -> Any:
+    try:
+        text = raw.decode("utf-8")
+        value = parse_json(text)
+    except UnicodeDecodeError as error:
+        raise _malformed("is not UTF-8") from error
+    except NotStrictJson as error:
+        raise _malformed(str(error)) from error
+    except json.JSONDecodeError as error:
+        raise _malformed(f"is not JSON: {error.msg} at character {error.pos}") from error
+    except RecursionError as error:
+        raise _malformed(_TOO_DEEP) from error
+    if depth(value) > MAX_DEPTH:
+        raise _malformed(_TOO_DEEP)
+    if "\\u" in text:
+        _require_text(value, spared=spared)
+    return value
+
+
+_TOO_DEEP: Final = f"nests over {MAX_DEPTH} levels"
+
+
+def _require_text(value: Any, *, spared: str | None) -> None:
+    """Refuses lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot carry; the list `spared` may have some."""
+    if isinstance(value, dict) and isinstance(value.get(spared), list):
+        value = {name: member for name, member in value.items() if name != spared}
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        raise _malformed("has a lone surrogate") from error
+
+
+def _malformed(message: str) -> MalformedRequest:
+    return MalformedRequest("The body is not the JSON that this service takes.", [Fault("", message)])
+
+
+def _fault_of(error: msgspec.ValidationError) -> Fault:
+    """The fault that msgspec tells of, at the member that is missing or unknown where it is one of these."""
+    message, _, path = str(error).partition(" - at `$")
+    named = re.fullmatch(r"Object (?:missing required|contains unknown) field `(.*)`", message, re.DOTALL)
+    return Fault(_pointer(path[:-1]) + (pointer([named[1]]) if named else ""), message)
+
+
+def _pointer(path: str) -> str:
+    """The path of msgspec's message, such as `.tokens[3]`, as a JSON Pointer."""
+    return pointer(name or index for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", path))

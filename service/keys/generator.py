@@ -1,0 +1,167 @@
+"""The two places of a ring, as rings: the file, which is the truth, and the sealed copy in the cache.
+
+Owns sealing, opening and the self-test of a key before it becomes active; knows nothing of files, Redis or of when
+something is due.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from service.errors import KeyringError, WrongSecret
+from service.keys import keyring
+from service.keys.keyring import KeyPolicy, KeyRing
+from service.keys.ports import Clock, CodecMaker, KeyCache, KeyMaker, KeyStore, RandomBytes, Sealer
+
+KID_BYTES: Final = 8
+"""16 hexadecimal characters, the most that the contract grants. It names a key and need not be secret."""
+RING_ID_BYTES: Final = 12
+DERIVATION_SECRET_BYTES: Final = 32
+FOUNDER_BYTES: Final = 16
+
+_SELF_TEST_CLAIMS: Final = b'{"self_test":true}'
+
+
+class KeyMint:
+    """Makes keys and first rings, and proves that the active key of a ring works."""
+
+    def __init__(
+        self, policy: KeyPolicy, *, make_key: KeyMaker, make_codec: CodecMaker, random_bytes: RandomBytes
+    ) -> None:
+        self._policy = policy
+        self._make_key = make_key
+        self._random_bytes = random_bytes
+        self.make_codec = make_codec
+
+    def key(self, clock: Clock) -> keyring.Key:
+        """A fresh key, as old as it is once made: that takes up to seconds for RS256, so call it in a thread."""
+        private = self._make_key(self._policy.algorithm)
+        return keyring.new_key(
+            private,
+            kid=self._random_bytes(KID_BYTES).hex(),
+            algorithm=self._policy.algorithm,
+            max_lifetime_s=self._policy.max_lifetime_s,
+            now_s=clock(),
+        )
+
+    def ring(self, clock: Clock) -> KeyRing:
+        """A fresh deployment's first ring."""
+        return keyring.found(
+            self.key(clock),
+            ring_id=self._random_bytes(RING_ID_BYTES).hex(),
+            derivation_secret=self._random_bytes(DERIVATION_SECRET_BYTES),
+            now_s=clock(),
+        )
+
+    def founder(self) -> bytes:
+        """A name for one process among those that may make a first ring."""
+        return self._random_bytes(FOUNDER_BYTES).hex().encode()
+
+    def prove(self, ring: KeyRing) -> None:
+        """Signs and verifies with the active key; raises `KeyringError` where that does not hold."""
+        codec = self.make_codec(ring)
+        key, claims = codec.verify(codec.sign(_SELF_TEST_CLAIMS))
+        if (key.kid, claims) != (ring.active.kid, _SELF_TEST_CLAIMS):
+            raise KeyringError(f"Key {ring.active.kid} failed its self-test; it does not sign.")
+
+
+class RingFile:
+    """The ring in its store. Blocking; call it in a thread."""
+
+    def __init__(self, store: KeyStore, sealer: Sealer | None, mint: KeyMint) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._mint = mint
+        self.place = store.place
+        self.stamp = store.stamp
+
+    def read(self) -> KeyRing | None:
+        """The ring, None where there is no file; raises `StoreUnavailable`, `KeyringDamaged` or `WrongSecret`."""
+        content = self._store.read()
+        return None if content is None else open_file(content, self._sealer)
+
+    def update(self, decide: Callable[[KeyRing | None], KeyRing]) -> KeyRing:
+        """Decides under the store's lock and makes the outcome durable; the same ring again means no change.
+
+        Nothing is written before every key's public part was loaded and the active one passed its self-test. Raises as
+        `read`, or what `decide` raises, and then writes nothing.
+        """
+        decided: list[KeyRing] = []
+
+        def change(content: bytes | None) -> bytes | None:
+            current = None if content is None else open_file(content, self._sealer)
+            wanted = decide(current)
+            decided.append(wanted)
+            if current == wanted:
+                return None
+            self._mint.prove(wanted)
+            return self._sealed(keyring.to_jwk_set(wanted))
+
+        self._store.update(change)
+        return decided[-1]
+
+    def seal_anew(self) -> None:
+        """Seals a plain file, or one sealed under an older secret, with the first; raises as `update`."""
+        content = self._store.read()
+        if content is not None and self._needs_sealing(content):
+            self._store.update(lambda current: None if current is None else self._resealed(current))
+
+    def _resealed(self, content: bytes) -> bytes:
+        return self._sealed(keyring.to_jwk_set(open_file(content, self._sealer)))
+
+    def _sealed(self, plain: bytes) -> bytes:
+        return plain if self._sealer is None else self._sealer.seal(plain)
+
+    def _needs_sealing(self, content: bytes) -> bool:
+        return self._sealer is not None and not self._sealer.is_current(content)
+
+
+class RingCopy:
+    """The sealed copy of the ring in the cache."""
+
+    def __init__(self, cache: KeyCache, sealer: Sealer) -> None:
+        self._cache = cache
+        self._sealer = sealer
+        self._last: tuple[bytes, KeyRing] | None = None
+        self.claim = cache.claim
+        self.release = cache.release
+        self.changes = cache.changes
+        self.close = cache.close
+
+    async def get(self) -> KeyRing | None:
+        """The ring, None where there is none.
+
+        Raises:
+            CacheUnavailable: where the cache does not answer.
+            KeyringDamaged, WrongSecret: where what it holds cannot be opened: plain is refused as well.
+        """
+        sealed = await self._cache.get()
+        if sealed is None:
+            return None
+        if self._last is None or self._last[0] != sealed:
+            self._last = (sealed, keyring.from_jwk_set(self._sealer.open(sealed)))
+        return self._last[1]
+
+    def is_current(self) -> bool:
+        """Whether what was got or put last is sealed under the first secret."""
+        return self._last is not None and self._sealer.is_current(self._last[0])
+
+    async def put(self, ring: KeyRing) -> None:
+        """Stores the ring and tells the others; raises `CacheUnavailable`."""
+        sealed = self._sealer.seal(keyring.to_jwk_set(ring))
+        await self._cache.put(sealed)
+        self._last = (sealed, ring)
+
+
+def open_file(content: bytes, sealer: Sealer | None) -> KeyRing:
+    """The ring in a file's content, sealed or plain; raises `KeyringDamaged` or `WrongSecret`."""
+    if content.lstrip().startswith(b"{"):
+        return keyring.from_jwk_set(content)
+    if sealer is not None:
+        return keyring.from_jwk_set(sealer.open(content.strip()))
+    if content.startswith(_FERNET_PREFIX):
+        raise WrongSecret("The keyring is sealed, and no secret was given to open it.")
+    return keyring.from_jwk_set(content)
+
+
+_FERNET_PREFIX: Final = b"gAAAA"
+"""The version and the first bytes of the time, as base64, until the year 2106 and beyond."""

@@ -1,0 +1,1 @@
+"""Guest tokens: their claims, and issuing, refreshing and verifying them."""

@@ -1,0 +1,216 @@
+"""The guest token's claims: build, check, renew.
+
+Pure: takes `now_s`, random ids and the settings' values as parameters; knows nothing of signatures, clocks or HTTP.
+Invariant: `GuestClaims` holds claims of the right shape only; `parse` is the one door for those that come from outside.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from service.errors import InvalidToken
+from service.strict_json import MAX_SAFE_INTEGER
+
+REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "ver", "payload"})
+"""The claims that the token itself owns (RFC 7519, section 4.1, and this project's own)."""
+
+RESERVED = REGISTERED | {"nbf", "active", "token_type"}
+"""What the caller's `claims` may not name: `nbf` would change validity, the others would lie in introspection."""
+
+SUBJECT: Final = "[!-~]{1,255}"
+"""A guest's id as a regular expression: U+0021 to U+007E, so that it fits a header as it stands."""
+
+MAX_NUMERIC_DATE_S: Final = MAX_SAFE_INTEGER
+"""The latest date taken, so that every verifier reads the same."""
+
+
+class GuestClaims(msgspec.Struct, frozen=True):
+    """The claims of one guest token. Times are whole Unix seconds."""
+
+    issuer: str
+    subject: str
+    audience: tuple[str, ...]
+    issued_at_s: int
+    expires_at_s: int
+    first_issued_at_s: int
+    token_id: str
+    version: int
+    payload: dict[str, Any]
+    further: dict[str, Any] = {}
+
+    @property
+    def lifetime_s(self) -> int:
+        """How long the token was made to live, in seconds."""
+        return self.expires_at_s - self.issued_at_s
+
+    @property
+    def lineage(self) -> tuple[str, int]:
+        """What all tokens of one guest share."""
+        return self.subject, self.first_issued_at_s
+
+    def to_json(self) -> dict[str, Any]:
+        """The claims as the token's body carries them (RFC 7519, section 4)."""
+        return {
+            "iss": self.issuer,
+            "sub": self.subject,
+            **_audience_member(self.audience),
+            "iat": self.issued_at_s,
+            "exp": self.expires_at_s,
+            "orig_iat": self.first_issued_at_s,
+            "jti": self.token_id,
+            "ver": self.version,
+            "payload": self.payload,
+            **self.further,
+        }
+
+
+def first(
+    *,
+    issuer: str,
+    subject: str,
+    audience: tuple[str, ...],
+    ttl_s: int,
+    token_id: str,
+    payload: dict[str, Any],
+    further: dict[str, Any],
+    now_s: float,
+) -> GuestClaims:
+    """The claims of a lineage's first token, issued at `now_s`, which is rounded down to whole seconds."""
+    issued_at_s = int(now_s)
+    return GuestClaims(
+        issuer=issuer,
+        subject=subject,
+        audience=audience,
+        issued_at_s=issued_at_s,
+        expires_at_s=issued_at_s + ttl_s,
+        first_issued_at_s=issued_at_s,
+        token_id=token_id,
+        version=1,
+        payload=payload,
+        further=further,
+    )
+
+
+def renewed(
+    old: GuestClaims,
+    *,
+    issuer: str,
+    ttl_s: int,
+    token_id: str,
+    payload: dict[str, Any] | None,
+    now_s: float,
+) -> GuestClaims:
+    """The claims of the same guest's next token; `payload` None keeps payload and version as they are."""
+    issued_at_s = int(now_s)
+    return GuestClaims(
+        issuer=issuer,
+        subject=old.subject,
+        audience=old.audience,
+        issued_at_s=issued_at_s,
+        expires_at_s=issued_at_s + ttl_s,
+        first_issued_at_s=old.first_issued_at_s,
+        token_id=token_id,
+        version=old.version if payload is None else old.version + 1,
+        payload=old.payload if payload is None else payload,
+        further=old.further,
+    )
+
+
+def parse(claims: Mapping[str, Any]) -> GuestClaims:
+    """Takes the decoded claims of a token whose signature is good.
+
+    Raises:
+        InvalidToken: `malformed`, where a claim is missing or of the wrong type or range. Strict beyond RFC 7519: dates
+            are integers, and a boolean or a float is none.
+    """
+    audience = _parse_audience(claims)
+    if not (
+        audience is not None
+        and _is_text(claims.get("iss"))
+        and is_subject(claims.get("sub"))
+        and _is_text(claims.get("jti"))
+        and _is_count(claims.get("iat"), least=0)
+        and _is_count(claims.get("exp"), least=0)
+        and _is_count(claims.get("orig_iat"), least=0)
+        and _is_count(claims.get("ver"), least=1)
+        and type(claims.get("payload")) is dict
+    ):
+        raise InvalidToken("malformed")
+    return GuestClaims(
+        issuer=claims["iss"],
+        subject=claims["sub"],
+        audience=audience,
+        issued_at_s=claims["iat"],
+        expires_at_s=claims["exp"],
+        first_issued_at_s=claims["orig_iat"],
+        token_id=claims["jti"],
+        version=claims["ver"],
+        payload=claims["payload"],
+        further=_further(claims),
+    )
+
+
+def check(
+    claims: GuestClaims,
+    *,
+    issuers: tuple[str, ...],
+    audience: tuple[str, ...],
+    revoked_before_s: int,
+    now_s: float,
+) -> None:
+    """Holds the claims against what this deployment accepts, in the contract's order.
+
+    `audience`: every one of these must be among the token's. `iat` is not compared with now: the signature vouches.
+
+    Raises:
+        InvalidToken: `wrong_issuer`, `revoked`, `expired` (RFC 7519, section 4.1.4: `exp` ≤ now) or `wrong_audience`.
+    """
+    if claims.issuer not in issuers:
+        raise InvalidToken("wrong_issuer", subject=claims.subject)
+    if claims.first_issued_at_s < revoked_before_s:
+        raise InvalidToken("revoked", subject=claims.subject)
+    if claims.expires_at_s <= now_s:
+        raise InvalidToken("expired", subject=claims.subject)
+    if not set(audience) <= set(claims.audience):
+        raise InvalidToken("wrong_audience", subject=claims.subject)
+
+
+def _further(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's own claims; mostly there are none."""
+    return {name: value for name, value in claims.items() if name not in REGISTERED}
+
+
+def _audience_member(audience: tuple[str, ...]) -> dict[str, str | tuple[str, ...]]:
+    if not audience:
+        return {}
+    return {"aud": audience[0] if len(audience) == 1 else audience}
+
+
+def _parse_audience(claims: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The `aud` claim, a string or a list of strings (RFC 7519, section 4.1.3); None where it is anything else."""
+    if "aud" not in claims:
+        return ()
+    audience = claims["aud"]
+    if _is_text(audience):
+        return (audience,)
+    if type(audience) is list and audience and all(_is_text(each) for each in audience):
+        return tuple(audience)
+    return None
+
+
+def is_subject(value: object) -> bool:
+    """Whether a guest's id is 1 to 255 characters from U+0021 to U+007E, fit for a header as it stands."""
+    return type(value) is str and _SUBJECT.fullmatch(value) is not None
+
+
+_SUBJECT: Final = re.compile(SUBJECT)
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str and value != ""
+
+
+def _is_count(value: object, *, least: int) -> bool:
+    return type(value) is int and least <= value <= MAX_NUMERIC_DATE_S

@@ -1,0 +1,76 @@
+import asyncio
+import threading
+from functools import partial
+from typing import Any
+
+import pytest
+
+from service.http import schemas
+from service.http.aside import Aside
+from service.keys.ports import at_once
+from tests.api import Api
+
+
+async def test_computations_run_one_after_the_other_in_a_thread_of_their_own() -> None:
+    aside = Aside()
+    seen: list[str] = []
+
+    def work(name: str) -> str:
+        seen.append(f"{name} begins")
+        seen.append(f"{name} ends")
+        return threading.current_thread().name
+
+    threads = await asyncio.gather(*(aside(partial(work, name)) for name in "abc"))
+
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.current_thread().name
+    assert seen == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
+
+
+@pytest.mark.parametrize("compute", [at_once, Aside()])
+async def test_what_the_work_raises_comes_out(compute: Any) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await compute(lambda: 1 // 0)
+
+
+def threads_aside() -> set[threading.Thread]:
+    """Those that work aside; the ones of other tests' services may end at any time."""
+    return {each for each in threading.enumerate() if each.name.startswith("aside")}
+
+
+@pytest.mark.parametrize("path", ["/v1/issue", "/v1/refresh-payload", "/v1/merge"])
+async def test_large_bodies_alone_are_worked_on_aside(api: Api, path: str) -> None:
+    before = threads_aside()
+
+    await api.post(path, {"no such member": "x" * 1_000})
+    small = threads_aside() - before
+    await api.post(path, {"no such member": "x" * 17_000})
+    large = threads_aside() - before
+
+    assert (len(small), len(large)) == (0, 1)
+
+
+async def test_of_large_bodies_no_more_than_two_are_decoded_at_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a hundred of them, which wait for each other anyway, would take some 250 MB."""
+    decode, merged_object = schemas.decode, schemas.merged_object
+    decoded, peak = 0, 0
+
+    def counted_decode(*arguments: Any) -> Any:
+        nonlocal decoded, peak
+        decoded += 1
+        peak = max(peak, decoded)
+        return decode(*arguments)
+
+    def counted_merged_object(*arguments: Any) -> Any:
+        nonlocal decoded
+        decoded -= 1
+        return merged_object(*arguments)
+
+    monkeypatch.setattr(schemas, "decode", counted_decode)
+    monkeypatch.setattr(schemas, "merged_object", counted_merged_object)
+    answers = await asyncio.gather(
+        *(api.post("/v1/merge", {"tokens": [], "session": {"note": "x" * 17_000}}) for _ in range(8))
+    )
+
+    assert [answer.status for answer in answers] == [200] * 8
+    assert (decoded, peak) == (0, 2)

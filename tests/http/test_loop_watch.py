@@ -1,0 +1,55 @@
+import asyncio
+import logging
+from contextlib import suppress
+from itertools import chain, repeat
+
+import pytest
+
+from service.http.loop_watch import LoopWatch
+from tests.api import Api
+
+
+async def watched(*told_s: float) -> LoopWatch:
+    """A watch after as many rounds as the clock has pairs of times to tell."""
+    times = chain(told_s, repeat(told_s[-1]))
+    watch = LoopWatch(steady_clock=lambda: next(times), every_s=0)
+    watching = asyncio.create_task(watch.run())
+    for _ in range(len(told_s) // 2 + 1):
+        await asyncio.sleep(0)
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    return watch
+
+
+async def test_a_loop_that_comes_round_in_time_has_no_lag(caplog: pytest.LogCaptureFixture) -> None:
+    watch = await watched(10.0, 10.0)
+
+    assert (watch.lag_s, watch.longest_s) == (0.0, 0.0)
+    assert caplog.records == []
+
+
+async def test_the_last_lag_and_the_longest_are_kept() -> None:
+    watch = await watched(10.0, 10.5, 11.0, 11.125)
+
+    assert (watch.lag_s, watch.longest_s) == (0.125, 0.5)
+
+
+async def test_a_stall_of_a_second_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    await watched(10.0, 10.999)
+    short = [record.message for record in caplog.records]
+    await watched(10.0, 11.0)
+
+    assert short == []
+    assert [(record.message, record.levelname, vars(record)["seconds"]) for record in caplog.records] == [
+        ("the event loop was blocked", "WARNING", 1.0)
+    ]
+
+
+async def test_the_metrics_tell_the_lag(api: Api) -> None:
+    metrics = (await api.get("/metrics")).body.decode()
+
+    assert "\nguest_sessions_event_loop_lag_seconds " in metrics
+    assert "\nguest_sessions_event_loop_longest_lag_seconds " in metrics

@@ -1,0 +1,117 @@
+"""The quick look at a body gives what the close one gives, or nothing."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from service.errors import GuestSessionsError, InvalidRequest, MalformedRequest
+from service.http import schemas
+from service.http.schemas import IssueRequest, MergeRequest
+
+_leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=5)
+    | st.sampled_from(["\ud800", ":", "a:b", '"', "0" * 20, "\\", "\x00", "\u003a"])
+)
+_values = st.recursive(
+    _leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=4)
+)
+_bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "payload": st.dictionaries(st.text(max_size=2), _values, max_size=4),
+        "claims": _values,
+        "ttl": st.integers(-1, 100) | st.floats(0, 5),
+        "subject": st.text(max_size=3),
+        "cookie": st.booleans(),
+        "audience": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2),
+        "further": _values,
+    },
+)
+
+
+def outcome(raw: bytes) -> tuple[str, Any]:
+    try:
+        return "good", schemas.decode(raw, IssueRequest)
+    except GuestSessionsError as error:
+        return error.code, error.facts
+
+
+def closely(raw: bytes) -> tuple[str, Any]:
+    """The same body by the close look alone."""
+    try:
+        return "good", msgspec.convert(schemas.decode_object(raw), IssueRequest)
+    except GuestSessionsError as error:
+        return error.code, error.facts
+    except msgspec.ValidationError:
+        return "invalid_request", None
+
+
+@settings(max_examples=300)
+@given(_bodies, st.sampled_from([(",", ":"), (", ", ": ")]))
+@example({"payload": {"a": 2**64 - 1}}, (",", ":"))
+@example({"payload": {"a": 2**64}}, (",", ":"))
+@example({"payload": {"a": -(2**63) - 1}}, (",", ":"))
+def test_a_body_comes_out_as_if_looked_at_closely(body: dict[str, Any], separators: tuple[str, str]) -> None:
+    for escaped in (True, False):
+        raw = json.dumps(body, ensure_ascii=escaped, separators=separators).encode("utf-8", "surrogatepass")
+
+        code, value = outcome(raw)
+
+        expected_code, expected = closely(raw)
+        assert code == expected_code
+        if code == "good":
+            assert value == expected
+
+
+@given(st.text(max_size=3), st.integers(0, 5))
+def test_a_member_given_twice_is_never_taken(name: str, value: int) -> None:
+    member = f"{json.dumps(name)}:{value}"
+
+    assert outcome(f'{{"payload":{{{member},{member}}}}}'.encode())[0] == "malformed_request"
+    assert outcome(f'{{"payload":{{":":1,{member},"b":{{{member},"c":2,{member}}}}}}}'.encode())[0] == (
+        "malformed_request"
+    )
+
+
+def test_the_member_that_came_twice_is_named_whatever_it_is() -> None:
+    code, facts = outcome(b'{"payload": {"a": 1, "\\ud800\\n": 1, "\\ud800\\n": 2}}')
+
+    assert (code, facts) == (
+        "malformed_request",
+        {"errors": [{"path": "", "message": 'an object has the member "\\ud800\\n" twice'}]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b'{"payload": 1}', "/payload"),
+        (b'{"pay/load": 1}', "/pay~1load"),
+        (b'{"audience": ["a", 1]}', "/audience/1"),
+    ],
+)
+def test_a_fault_is_told_at_its_place(raw: bytes, path: str) -> None:
+    code, facts = outcome(raw)
+
+    assert code == "invalid_request"
+    assert [fault["path"] for fault in facts["errors"]] == [path]
+
+
+@pytest.mark.parametrize("tokens", ['"\\udc00"', '{"a": "\\udc00"}', '{"\\udc00": 1}'])
+def test_a_lone_surrogate_is_spared_in_a_list_of_tokens_alone(tokens: str) -> None:
+    with pytest.raises(MalformedRequest):
+        schemas.decode(f'{{"tokens": {tokens}}}'.encode(), MergeRequest)
+
+
+@pytest.mark.parametrize("tokens", ['[["\\udc00"]]', '[{"\\udc00": 1}]', '["\\udc00", 1]'])
+def test_what_is_no_list_of_texts_is_invalid_with_a_lone_surrogate_too(tokens: str) -> None:
+    with pytest.raises(InvalidRequest):
+        schemas.decode(f'{{"tokens": {tokens}}}'.encode(), MergeRequest)

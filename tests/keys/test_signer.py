@@ -1,0 +1,216 @@
+import base64
+import subprocess
+import sys
+from typing import Any
+
+import jwt
+import msgspec
+import pytest
+from jose.backends import RSAKey
+from jose.backends.ecdsa_backend import ECDSAECKey
+
+from service.errors import InvalidToken, KeyringDamaged
+from service.keys import keyring, signer
+from service.keys.keyring import Algorithm, KeyRing, KeyState
+from service.keys.signer import JoseCodec, encoded_header, inspect, make_key
+from tests.security.forge import forge, segment
+
+NOW_S = 1_800_000_000
+
+
+def ring_of(private: dict[str, Any], *, kid: str = "k1", algorithm: Algorithm = "ES256") -> KeyRing:
+    key = keyring.new_key(private, kid=kid, algorithm=algorithm, max_lifetime_s=600, now_s=NOW_S)
+    return keyring.found(key, ring_id="test-ring", derivation_secret=b"s" * 32, now_s=NOW_S)
+
+
+def refusal(codec: JoseCodec, token: str) -> str | None:
+    try:
+        codec.verify(token)
+    except InvalidToken as error:
+        return error.reason
+    return None
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_what_it_signs_it_verifies_and_so_does_an_off_the_shelf_library(algorithm: Algorithm) -> None:
+    ring = ring_of(make_key(algorithm), algorithm=algorithm)
+    claims = b'{"sub":"G-1","payload":{"a":"\xc3\xbc"}}'
+
+    token = JoseCodec(ring).sign(claims)
+    key, body = JoseCodec(ring).verify(token)
+
+    public = jwt.PyJWK(keyring.public_jwk(ring.active))
+    assert (key, body) == (ring.active, claims)
+    assert jwt.decode(token, public, algorithms=[algorithm]) == msgspec.json.decode(claims)
+    assert jwt.get_unverified_header(token) == {"alg": algorithm, "kid": "k1", "typ": "guest+jwt"}
+
+
+def test_the_header_has_exactly_these_members_in_this_order() -> None:
+    assert encoded_header(ring_of(make_key("ES256")).active) == segment(
+        {"alg": "ES256", "kid": "k1", "typ": "guest+jwt"}
+    )
+
+
+def test_a_ring_verifies_what_its_other_keys_signed_and_says_which_key() -> None:
+    made = forge()
+    codec = JoseCodec(made.ring)
+
+    assert codec.verify(made.token())[0].kid == "active-es"
+    assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
+
+
+def test_a_revoked_key_is_told_before_the_signature_is_looked_at() -> None:
+    made = forge()
+    header = segment(made.header(made.revoked))
+
+    assert refusal(JoseCodec(made.ring), f"{header}.e30.AAAA") == "revoked"
+
+
+def test_a_ring_without_an_active_key_verifies_and_signs_nothing() -> None:
+    made = forge()
+    retired = tuple(key for key in made.ring.keys if key.kid == made.retired.kid)
+    codec = JoseCodec(msgspec.structs.replace(made.ring, keys=retired))
+
+    assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
+    with pytest.raises(ValueError, match="without an active key"):
+        codec.sign(b"{}")
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_the_private_part_of_the_active_key_alone_is_loaded(algorithm: Algorithm) -> None:
+    made = forge()
+    ring = made.ring
+    broken = tuple(
+        key if key.kid == made.active.kid else msgspec.structs.replace(key, private={**key.private, "d": "AQ"})
+        for key in ring.keys
+    )
+    codec = JoseCodec(msgspec.structs.replace(ring, keys=broken))
+
+    assert codec.verify(codec.sign(b"{}"))[0].kid == made.active.kid
+    assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
+    damaged = ring_of({**make_key(algorithm), "d": "AQ"}, algorithm=algorithm)
+    with pytest.raises(KeyringDamaged, match=f"its numbers make no {algorithm} key"):
+        JoseCodec(damaged)
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_a_key_that_does_not_sign_is_loaded_without_its_private_part(algorithm: Algorithm) -> None:
+    ring = ring_of(make_key(algorithm), algorithm=algorithm)
+    public = msgspec.structs.replace(ring.active, state=KeyState.RETIRED, private=dict(keyring.public_jwk(ring.active)))
+
+    codec = JoseCodec(msgspec.structs.replace(ring, keys=(public,)))
+
+    assert codec.verify(JoseCodec(ring).sign(b"{}"))[0] == public
+
+
+def test_the_size_limit_holds_to_the_byte_and_counts_bytes_not_characters() -> None:
+    codec = JoseCodec(forge().ring)
+
+    assert refusal(codec, "A" * 16_384) == "malformed"
+    assert refusal(codec, "A" * 16_385) == "too_large"
+    assert refusal(codec, "ü" * 8_192) == "malformed"
+    assert refusal(codec, "ü" * 8_192 + "A") == "too_large"
+
+
+@pytest.mark.parametrize("tail", [b"", b"a", b"ab"])
+def test_base64url_has_one_spelling_whatever_the_length(tail: bytes) -> None:
+    made = forge()
+    codec = JoseCodec(made.ring)
+    body = b'{"x":"\xfb\xff\xfe"}' + tail
+
+    token = codec.sign(body)
+    header, claims, signature = token.split(".")
+
+    assert codec.verify(token)[1] == body
+    assert "=" not in token
+    for other in (claims + "=", claims + "==", claims.replace("_", "/"), claims.replace("-", "+"), claims[:-1] + "!"):
+        if other != claims:
+            assert refusal(codec, f"{header}.{other}.{signature}") == "malformed"
+
+
+def test_one_change_anywhere_in_a_token_is_noticed() -> None:
+    made = forge()
+    codec = JoseCodec(made.ring)
+    token = made.token()
+    reasons = set()
+
+    for index, character in enumerate(token):
+        other = "A" if character != "A" else "B"
+        reasons.add(refusal(codec, token[:index] + other + token[index + 1 :]))
+
+    assert reasons == {"unknown_key", "bad_signature", "malformed"}
+
+
+def test_making_a_key_pads_the_coordinates_and_names_no_kid() -> None:
+    made = [make_key("ES256") for _ in range(300)]
+
+    assert {(len(key["x"]), len(key["y"]), len(key["d"])) for key in made} == {(43, 43, 43)}
+    assert {tuple(sorted(key)) for key in made} == {("alg", "crv", "d", "kty", "x", "y")}
+    assert len({key["d"] for key in made}) == 300
+
+
+def test_an_rsa_key_has_3072_bits_and_the_usual_exponent() -> None:
+    made = make_key("RS256")
+
+    assert int.from_bytes(base64.urlsafe_b64decode(made["n"])).bit_length() == 3072
+    assert made["e"] == "AQAB"
+    assert {"n", "e", "d", "p", "q", "dp", "dq", "qi"} <= set(made)
+
+
+def test_inspection_shows_what_a_token_states_and_verifies_nothing() -> None:
+    assert inspect(f"{segment({'alg': 'none'})}.{segment({'sub': 'anyone'})}.AA") == {
+        "header": {"alg": "none"},
+        "claims": {"sub": "anyone"},
+    }
+
+
+@pytest.mark.parametrize(
+    "token", ["", "a.b", "e30.e30.!", "MQ.MQ.", f"{segment({})}.eyI.AA", "_w.e30.AA", f"{segment({})}.IlxdODAwIg.AA"]
+)
+def test_inspection_refuses_what_is_no_token(token: str) -> None:
+    with pytest.raises(InvalidToken) as caught:
+        inspect(token)
+
+    assert caught.value.reason == "malformed"
+
+
+def test_inspection_refuses_what_is_too_deep_to_read() -> None:
+    deep = "W1tb" * 4_000
+
+    with pytest.raises(InvalidToken) as caught:
+        inspect(f"{segment({})}.{deep}.AA")
+
+    assert caught.value.reason == "malformed"
+
+
+def test_the_back_end_is_the_one_of_cryptography() -> None:
+    signer.require_cryptography_backend()
+
+
+def test_any_other_back_end_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="without its cryptography back end"):
+        signer.require_cryptography_backend((ECDSAECKey, RSAKey))
+
+
+def test_where_python_jose_fell_back_in_silence_nothing_starts() -> None:
+    start = """
+import sys
+sys.modules["jose.backends.cryptography_backend"] = None
+import jose.backends
+print(jose.backends.ECKey.__module__)
+import service.server
+"""
+
+    ended = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+
+    assert ended.stdout.strip() == "jose.backends.ecdsa_backend"
+    assert ended.returncode == 1
+    assert "cryptography_backend" in ended.stderr.splitlines()[-1]
+
+
+def test_ecdsa_is_installed_with_python_jose_and_never_imported() -> None:
+    imported = "import sys, service.cli, service.server\nprint('ecdsa' in sys.modules, 'jose.jwe' in sys.modules)"
+
+    ended = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)  # noqa: S603 - our own words
+
+    assert ended.stdout.split() == ["False", "False"]

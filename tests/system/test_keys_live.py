@@ -1,0 +1,219 @@
+"""Keepers and followers that run, with the real file store, the real codec and a real server."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from service.keys import keyring
+from service.keys.encryption import Sealer, make_secret
+from service.keys.file_store import FileStore
+from service.keys.generator import KeyMint, RingCopy, RingFile
+from service.keys.keyring import KeyPolicy, KeyRing
+from service.keys.manager import Keys, Pace
+from service.keys.ports import TokenCodec
+from service.keys.redis_store import RING_KEY, RedisCache
+from service.keys.redis_url import parse_redis_url
+from service.keys.signer import JoseCodec, make_key
+from tests.redis_servers import Server, running
+
+SECRET = make_secret()
+POLICY = KeyPolicy(algorithm="ES256", max_lifetime_s=1_000, jwks_max_age_s=300, rotate_every_s=0)
+
+
+class Fleet:
+    """Processes' worth of keys on one folder and one Redis, all running."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.folder = folder
+        self.server = server
+        self.mint = KeyMint(POLICY, make_key=make_key, make_codec=JoseCodec, random_bytes=os.urandom)
+        self._running = contextlib.AsyncExitStack()
+
+    @property
+    def file(self) -> RingFile:
+        return RingFile(FileStore(self.folder), Sealer([SECRET]), self.mint)
+
+    async def start(self, *, file: RingFile | None, redis: bool = True, mint: KeyMint | None = None) -> Keys:
+        copy = RingCopy(RedisCache(parse_redis_url(f"unix://{self.server.socket}"), timeout_s=1), Sealer([SECRET]))
+        keys = Keys(
+            POLICY,
+            mint=mint or self.mint,
+            file=file,
+            copy=copy if redis else None,
+            clock=time.time,
+            steady_clock=time.monotonic,
+            pace=Pace(founding_patience_s=0),
+        )
+        await keys.start()
+        self._running.push_async_callback(keys.stop)
+        task = asyncio.create_task(keys.run())
+        self._running.push_async_callback(_ended, task)
+        return keys
+
+    async def rotate_now(self) -> KeyRing:
+        def decide(current: KeyRing | None) -> KeyRing:
+            assert current is not None
+            staged = keyring.stage(current, self.mint.key(time.time))
+            return keyring.promote(staged, now_s=time.time())
+
+        return await asyncio.to_thread(self.file.update, decide)
+
+    def stored(self) -> bytes | None:
+        with self.server.client() as client:
+            content = client.get(RING_KEY)
+        assert content is None or isinstance(content, bytes)
+        return content
+
+    async def stop(self) -> None:
+        await self._running.aclose()
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _differs(fleet: Fleet, wrong: bytes) -> bool:
+    return fleet.stored() != wrong
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with running(Server(tmp_path / "redis")) as (server,):
+        yield server
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path, server: Server) -> AsyncIterator[Fleet]:
+    fleet = Fleet(tmp_path / "keys", server)
+    yield fleet
+    await fleet.stop()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - other processes' doings raise no event here
+            await asyncio.sleep(0.02)
+
+
+def revision(keys: Keys) -> int:
+    return keys.status().revision
+
+
+async def test_a_change_reaches_every_process_by_word_or_by_the_file_alone(fleet: Fleet) -> None:
+    keeper = await fleet.start(file=fleet.file)
+    follower = await fleet.start(file=None)
+    alone = await fleet.start(file=fleet.file, redis=False)
+    assert revision(follower) == revision(alone) == 1
+
+    ring = await fleet.rotate_now()
+
+    await until(lambda: revision(keeper) == revision(follower) == revision(alone) == ring.revision)
+    assert keeper.loaded is not None
+    assert follower.loaded is not None
+    token = keeper.loaded.codec.sign(b"{}")
+    assert follower.loaded.codec.verify(token)[0].kid == ring.active.kid
+
+
+async def test_a_follower_that_starts_first_becomes_ready_once_a_keeper_does(fleet: Fleet) -> None:
+    follower = await fleet.start(file=None)
+    assert follower.loaded is None
+
+    keeper = await fleet.start(file=fleet.file)
+
+    await until(lambda: follower.loaded is not None)
+    assert revision(follower) == revision(keeper)
+
+
+async def test_the_copy_comes_back_after_redis_was_emptied_or_lost(fleet: Fleet, server: Server) -> None:
+    keeper = await fleet.start(file=fleet.file)
+    follower = await fleet.start(file=None)
+    with server.client() as client:
+        client.flushall()
+    await until(fleet.stored)
+
+    server.kill()
+    await until(lambda: keeper.status().redis == follower.status().redis == "cache_unavailable")
+    ring = await fleet.rotate_now()
+    await until(lambda: revision(keeper) == ring.revision)
+    assert revision(follower) < ring.revision
+    server.start()
+
+    await until(lambda: revision(follower) == ring.revision)
+    await until(lambda: keeper.status().redis == follower.status().redis == "ok")
+
+
+async def test_wrong_content_is_refused_by_all_and_written_over(fleet: Fleet, server: Server) -> None:
+    keeper = await fleet.start(file=fleet.file)
+    follower = await fleet.start(file=None)
+    older = fleet.stored()
+    assert older is not None
+    ring = await fleet.rotate_now()
+    await until(lambda: revision(keeper) == revision(follower) == ring.revision)
+    poison = Sealer([SECRET]).seal(keyring.to_jwk_set(msgspec.structs.replace(fleet.mint.ring(time.time), revision=99)))
+
+    for wrong in (b"garbage", older, poison):
+        with server.client() as client:
+            client.set(RING_KEY, wrong)
+        await until(partial(_differs, fleet, wrong))
+        assert revision(follower) == revision(keeper) == ring.revision
+
+
+async def test_a_paused_redis_holds_nobody_up(fleet: Fleet, server: Server) -> None:
+    keeper = await fleet.start(file=fleet.file)
+    server.pause()
+    try:
+        await until(lambda: keeper.status().redis == "cache_unavailable")
+        ring = await fleet.rotate_now()
+        await until(lambda: revision(keeper) == ring.revision)
+    finally:
+        server.resume()
+    await until(lambda: keeper.status().redis == "ok")
+
+
+async def test_a_bug_costs_a_line_in_the_log_and_not_the_next_rotation(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken: list[bool] = []
+
+    def make_codec(ring: KeyRing) -> TokenCodec:
+        if broken:
+            raise RuntimeError("a bug")
+        return JoseCodec(ring)
+
+    mint = KeyMint(POLICY, make_key=make_key, make_codec=make_codec, random_bytes=os.urandom)
+    keeper = await fleet.start(file=RingFile(FileStore(fleet.folder), Sealer([SECRET]), mint), mint=mint)
+    broken.append(True)
+    ring = await fleet.rotate_now()
+    await until(lambda: "an unexpected failure" in caplog.text)
+    assert revision(keeper) < ring.revision
+
+    broken.clear()
+    await until(lambda: revision(keeper) == ring.revision)
+
+
+async def test_fifty_first_starts_at_once_make_one_ring(tmp_path: Path) -> None:
+    mint = KeyMint(POLICY, make_key=make_key, make_codec=JoseCodec, random_bytes=os.urandom)
+    fleet = [
+        Keys(
+            POLICY,
+            mint=mint,
+            file=RingFile(FileStore(tmp_path / "keys"), None, mint),
+            copy=None,
+            clock=time.time,
+            steady_clock=time.monotonic,
+        )
+        for _ in range(50)
+    ]
+    await asyncio.gather(*(keys.start() for keys in fleet))
+
+    assert len({keys.loaded.ring.ring_id for keys in fleet if keys.loaded}) == 1
+    assert all(keys.loaded for keys in fleet)
