@@ -14,7 +14,7 @@ import msgspec
 
 from service.app import make_keys
 from service.config import Settings
-from service.tokens.service import SignedToken, Tokens
+from service.tokens.service import SignedToken, TokenService
 
 ISSUER: Final = "http://127.0.0.1"
 SEEN_TOKENS: Final = 64
@@ -109,7 +109,7 @@ OPERATIONS: Final = (
 class Requests:
     """Makes the requests of an operation, as the bytes that go over the wire."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: TokenService) -> None:
         self._tokens = tokens
         self._seen = [self._token() for _ in range(SEEN_TOKENS)]
         self._big = [self._token(_big_payload(guest)) for guest in range(SEEN_TOKENS)]
@@ -148,12 +148,14 @@ def _completed(work: Coroutine[None, None, SignedToken]) -> SignedToken:
             return result
 
 
-async def load_tokens(variables: dict[str, str]) -> Tokens:
+async def load_tokens(variables: dict[str, str]) -> TokenService:
     """The service's own use cases over the keyring in `GUEST_KEYS_DIR`, made here where there is none yet."""
     settings = Settings.from_mapping(variables)
     keys = make_keys(settings)
     await keys.start()
-    return Tokens(settings.tokens, keys=keys, clock=time.time, random_bytes=os.urandom, observe=lambda _event: None)
+    return TokenService(
+        settings.tokens, keys=keys, clock=time.time, random_bytes=os.urandom, observe=lambda _event: None
+    )
 
 
 def service_variables(*, port: int, keys_dir: Path) -> dict[str, str]:

@@ -12,42 +12,42 @@ from aiohttp import web
 
 from service.config import Settings
 from service.errors import StoreUnavailable
-from service.http.aside import Aside
-from service.http.auth import Access
-from service.http.forward_auth import Gateway, GuestCookie
+from service.http.auth import ApiKeyAuth
+from service.http.forward_auth import ForwardAuth, GuestCookie
 from service.http.handlers import BODY_TIMEOUT_S, Api
 from service.http.loop_watch import LoopWatch
-from service.http.metrics import COLUMNS, Board, Metrics
+from service.http.metrics import COLUMNS, Metrics, SharedCounters
+from service.http.offload import OffloadThread
 from service.http.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.http.rate_limit import ClientTable, RateLimiter
-from service.keys.admin import KeyOperations
+from service.keys.admin import KeyAdmin
 from service.keys.encryption import Sealer
 from service.keys.file_store import FileStore
-from service.keys.generator import KeyMint, RingCopy, RingFile
+from service.keys.generator import KeyGenerator, RingCopy, RingFile
 from service.keys.keyring import KeyRing, to_jwk_set
-from service.keys.manager import REFUSALS, Keys, KeysStatus
+from service.keys.manager import REFUSALS, KeyManager, KeysStatus
 from service.keys.ports import Clock, RandomBytes
 from service.keys.redis_url import parse_redis_url
-from service.keys.signer import JoseCodec, make_key, require_cryptography_backend
+from service.keys.signer import Signer, make_key, require_cryptography_backend
 from service.merge.service import MergeService
-from service.tokens.service import Tokens
+from service.tokens.service import TokenService
 
 logger = logging.getLogger("guest_sessions.app")
 
-KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
+KEYS: web.AppKey[KeyManager] = web.AppKey("keys", KeyManager)
 WATCH: web.AppKey[LoopWatch] = web.AppKey("watch", LoopWatch)
 
 
 class Shared(msgspec.Struct, frozen=True):
     """Memory of all the workers that are forked from the process that made it."""
 
-    board: Board
+    board: SharedCounters
     clients: ClientTable
 
     @classmethod
     def by(cls, workers: int) -> "Shared":
         """For so many workers at a time."""
-        return cls(Board(columns=COLUMNS, rows=workers), ClientTable())
+        return cls(SharedCounters(columns=COLUMNS, rows=workers), ClientTable())
 
 
 def make_keys(
@@ -56,10 +56,10 @@ def make_keys(
     clock: Clock = time.time,
     steady_clock: Clock = time.monotonic,
     random_bytes: RandomBytes = os.urandom,
-) -> Keys:
+) -> KeyManager:
     """The keys use case over the places that the settings name."""
     mint = _make_mint(settings, random_bytes)
-    return Keys(
+    return KeyManager(
         settings.keys,
         mint=mint,
         file=_make_file(settings, mint),
@@ -69,11 +69,11 @@ def make_keys(
     )
 
 
-def reading_keys(settings: Settings, ring: KeyRing) -> Keys:
+def reading_keys(settings: Settings, ring: KeyRing) -> KeyManager:
     """The keys use case over a ring in memory that is never moved or written: for who only verifies."""
     mint = _make_mint(settings, os.urandom)
     file = RingFile(_ReadOnly(to_jwk_set(ring)), None, mint)
-    return Keys(settings.keys, mint=mint, file=file, copy=None, clock=time.time, steady_clock=time.monotonic)
+    return KeyManager(settings.keys, mint=mint, file=file, copy=None, clock=time.time, steady_clock=time.monotonic)
 
 
 class _ReadOnly:
@@ -96,10 +96,10 @@ class _ReadOnly:
 
 def make_key_operations(
     settings: Settings, *, clock: Clock = time.time, random_bytes: RandomBytes = os.urandom
-) -> KeyOperations:
+) -> KeyAdmin:
     """What an operator does to the keys in the places that the settings name."""
     mint = _make_mint(settings, random_bytes)
-    return KeyOperations(
+    return KeyAdmin(
         settings.keys,
         mint=mint,
         file=_make_file(settings, mint),
@@ -110,16 +110,16 @@ def make_key_operations(
     )
 
 
-def _make_mint(settings: Settings, random_bytes: RandomBytes) -> KeyMint:
+def _make_mint(settings: Settings, random_bytes: RandomBytes) -> KeyGenerator:
     require_cryptography_backend()
-    return KeyMint(settings.keys, make_key=make_key, make_codec=JoseCodec, random_bytes=random_bytes)
+    return KeyGenerator(settings.keys, make_key=make_key, make_signer=Signer, random_bytes=random_bytes)
 
 
 def _make_sealer(settings: Settings) -> Sealer | None:
     return Sealer(settings.keys_secrets) if settings.keys_secrets else None
 
 
-def _make_file(settings: Settings, mint: KeyMint) -> RingFile | None:
+def _make_file(settings: Settings, mint: KeyGenerator) -> RingFile | None:
     return None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), _make_sealer(settings), mint)
 
 
@@ -142,7 +142,7 @@ def make_app(
     body_timeout_s: float = BODY_TIMEOUT_S,
     shared: Shared | None = None,
     row: int = 0,
-    keys: Keys | None = None,
+    keys: KeyManager | None = None,
 ) -> web.Application:
     """The whole service as an aiohttp application; its keys are loaded and followed while it runs.
 
@@ -153,15 +153,15 @@ def make_app(
     keys = keys or make_keys(settings, clock=clock)
     watch = LoopWatch(steady_clock=time.monotonic)
     metrics = Metrics(lambda: _gauges(keys.status(), watch), board=shared.board, row=row)
-    tokens = Tokens(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
+    tokens = TokenService(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
     cookie = GuestCookie(settings.cookie)
-    access = Access(settings.access, clock=clock)
+    access = ApiKeyAuth(settings.access, clock=clock)
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
     api = Api(
         tokens=tokens,
         merges=MergeService(tokens),
         keys=keys,
-        gateway=Gateway(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
+        gateway=ForwardAuth(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
         cookie=cookie,
         access=access,
         metrics=metrics,
@@ -170,7 +170,7 @@ def make_app(
         introspection_auth="Bearer" if access.asks_for_a_key else "none",
         jwks_max_age_s=settings.keys.jwks_max_age_s,
         clock=clock,
-        aside=Aside(),
+        aside=OffloadThread(),
         body_timeout_s=body_timeout_s,
     )
     app = web.Application(client_max_size=settings.max_body_bytes)

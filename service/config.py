@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from service.errors import Fault, InvalidPolicy, InvalidSettings
-from service.http.auth import AccessPolicy, check_api_key, is_loopback, parse_api_keys_file
-from service.http.forward_auth import CookiePolicy, GatewayPolicy, Network, SameSite
+from service.http.auth import ApiKeyPolicy, check_api_key, is_loopback, parse_api_keys_file
+from service.http.forward_auth import CookiePolicy, ForwardAuthPolicy, Network, SameSite
 from service.keys.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.keys.redis_url import parse_redis_url
 from service.keys.signer import MAX_TOKEN_BYTES
@@ -49,8 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys_secrets: tuple[str, ...]
     redis_url: str | None
     cookie: CookiePolicy
-    gateway: GatewayPolicy
-    access: AccessPolicy
+    gateway: ForwardAuthPolicy
+    access: ApiKeyPolicy
     merge_policies: dict[str, Policy]
     max_body_bytes: int
     log_level: str
@@ -290,7 +290,7 @@ def _read_cookie(reader: _Reader, issuers: tuple[str, ...]) -> CookiePolicy:
     return CookiePolicy(name=name, domain=domain, same_site=same_site, secure=secure)
 
 
-def _read_gateway(reader: _Reader, host: str) -> GatewayPolicy:
+def _read_gateway(reader: _Reader, host: str) -> ForwardAuthPolicy:
     rate_limit_per_s = reader.parsed("GUEST_RATE_LIMIT", _parse_rate, 0.0)
     trusted_proxies: tuple[Network, ...] = reader.parsed("GUEST_TRUSTED_PROXIES", _parse_networks, ())
     if rate_limit_per_s and not reader.text("GUEST_TRUSTED_PROXIES") and not is_loopback(host):
@@ -298,7 +298,7 @@ def _read_gateway(reader: _Reader, host: str) -> GatewayPolicy:
             "GUEST_TRUSTED_PROXIES",
             "is required with GUEST_RATE_LIMIT: else all visitors share the one address of the gateway",
         )
-    return GatewayPolicy(
+    return ForwardAuthPolicy(
         ensure_on=reader.choice("GUEST_ENSURE_ON", ("navigate", "any"), "navigate"),
         headers=reader.parsed("GUEST_AUTH_HEADERS", _parse_auth_headers, frozenset()),
         rate_limit_per_s=rate_limit_per_s,
@@ -306,7 +306,7 @@ def _read_gateway(reader: _Reader, host: str) -> GatewayPolicy:
     )
 
 
-def _read_access(reader: _Reader, *, host: str, issuers: tuple[str, ...]) -> AccessPolicy:
+def _read_access(reader: _Reader, *, host: str, issuers: tuple[str, ...]) -> ApiKeyPolicy:
     api_keys = _one_of(reader, "GUEST_API_KEYS", _parse_api_key_list, parse_file=parse_api_keys_file)
     allowed = reader.choice("GUEST_ALLOW_NO_API_KEYS", ("0", "1"), "0") == "1"
     if not is_loopback(host) and not _given(reader, "GUEST_API_KEYS") and not allowed:
@@ -316,7 +316,7 @@ def _read_access(reader: _Reader, *, host: str, issuers: tuple[str, ...]) -> Acc
             "GUEST_ALLOW_NO_API_KEYS=1 says that the network controls who may call",
         )
     file = reader.text("GUEST_API_KEYS_FILE")
-    return AccessPolicy(
+    return ApiKeyPolicy(
         api_keys=api_keys,
         api_keys_file=Path(file) if file else None,
         allowed_origins=frozenset(_origin(issuer) for issuer in issuers),

@@ -19,7 +19,7 @@ Reason = Literal[
     "expired",
     "wrong_audience",
 ]
-"""Why a guest token is refused; the first check that fails, in the order of `tokens.Tokens.verify`."""
+"""Why a guest token is refused; the first check that fails, in the order of `tokens.TokenService.verify`."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ class KeyringError(GuestSessionsError):
     code = "keyring_error"
 
 
-class IllegalMove(KeyringError):
+class InvalidTransition(KeyringError):
     """A key cannot go from its state to the one asked for."""
 
     code = "illegal_move"

@@ -19,8 +19,8 @@ from service.app import KEYS, make_app, make_key_operations, make_runner, readin
 from service.config import Settings
 from service.errors import Fault, GuestSessionsError, NotReady
 from service.http import schemas
-from service.http.auth import AccessPolicy
-from service.keys.manager import Keys
+from service.http.auth import ApiKeyPolicy
+from service.keys.manager import KeyManager
 
 T = TypeVar("T")
 
@@ -150,9 +150,9 @@ async def verifying_api(settings: Settings) -> AsyncIterator[ApiClient]:
 
 
 @asynccontextmanager
-async def _local_api(settings: Settings, keys: Keys | None) -> AsyncIterator[ApiClient]:
+async def _local_api(settings: Settings, keys: KeyManager | None) -> AsyncIterator[ApiClient]:
     api_key = secrets.token_urlsafe(32)  # of this call alone: nobody else on this machine may use the port meanwhile
-    access = AccessPolicy(api_keys=(api_key,), api_keys_file=None, allowed_origins=frozenset())
+    access = ApiKeyPolicy(api_keys=(api_key,), api_keys_file=None, allowed_origins=frozenset())
     app = make_app(msgspec.structs.replace(settings, access=access), keys=keys)
     runner = make_runner(app)
     await runner.setup()

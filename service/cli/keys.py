@@ -17,7 +17,7 @@ from service.cli import output
 from service.config import Settings
 from service.errors import GuestSessionsError
 from service.keys import keyring
-from service.keys.admin import Done, KeyOperations
+from service.keys.admin import KeyAdmin, OperationResult
 from service.keys.encryption import make_secret
 from service.keys.keyring import Key, KeyPolicy, KeyRing, KeyState
 from service.keys.pem import public_pem
@@ -189,7 +189,7 @@ def secret(as_json: bool) -> None:  # noqa: FBT001
     click.echo(output.as_json({"secret": fresh}) if as_json else fresh)
 
 
-def _run(settings: Settings, ask: Callable[[KeyOperations], Coroutine[Any, Any, T]]) -> T:
+def _run(settings: Settings, ask: Callable[[KeyAdmin], Coroutine[Any, Any, T]]) -> T:
     async def asked() -> T:
         return await ask(make_key_operations(settings))
 
@@ -201,7 +201,7 @@ def _run(settings: Settings, ask: Callable[[KeyOperations], Coroutine[Any, Any, 
         sys.exit(FAILED)
 
 
-def _report(done: Done, *, as_json: bool, text: str, risk: str | None = None) -> None:
+def _report(done: OperationResult, *, as_json: bool, text: str, risk: str | None = None) -> None:
     """What was done and what it risks, and, on standard error, what stands in the way of its spreading."""
     problem = done.status.problem
     if as_json:
@@ -214,7 +214,7 @@ def _report(done: Done, *, as_json: bool, text: str, risk: str | None = None) ->
         click.echo(f"{warning}: {problem} A running keeper puts the keyring into Redis once it can.", err=True)
 
 
-def _rotation(done: Done, policy: KeyPolicy) -> str:
+def _rotation(done: OperationResult, policy: KeyPolicy) -> str:
     due_at_s = keyring.promotion_due_at_s(done.ring, policy)
     if due_at_s is None:
         return f"Key {done.ring.active.kid} signs now."
@@ -230,7 +230,7 @@ def _risk(policy: KeyPolicy) -> str:
     )
 
 
-def _revocation(done: Done, kid: str, policy: KeyPolicy) -> str:
+def _revocation(done: OperationResult, kid: str, policy: KeyPolicy) -> str:
     text = f"Key {kid} is revoked: its tokens are refused. Offline verifiers see that within {policy.jwks_max_age_s} s."
     if done.before is not None and done.before.active.kid == kid:
         text += f"\nKey {done.ring.active.kid} signs now."

@@ -286,7 +286,7 @@ def _claims_of(verified: dict[str, Any]) -> GuestClaims:
         token_id=verified["token_id"],
         version=verified["version"],
         payload=verified["payload"],
-        further=verified["claims"],
+        extra_claims=verified["claims"],
     )
 
 

@@ -27,7 +27,7 @@ RELOAD_S: Final = 1.0
 """How often the keys' file is looked at, at most."""
 
 
-class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class ApiKeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Who may call. No key and no file: anyone who reaches the service, but no foreign web page."""
 
     api_keys: tuple[str, ...]
@@ -38,10 +38,10 @@ class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return f"AccessPolicy(api_keys={len(self.api_keys)}, api_keys_file={self.api_keys_file!r})"
 
 
-class Access:
+class ApiKeyAuth:
     """The guard in front of the API, under one policy."""
 
-    def __init__(self, policy: AccessPolicy, *, clock: Clock) -> None:
+    def __init__(self, policy: ApiKeyPolicy, *, clock: Clock) -> None:
         self._policy = policy
         self._clock = clock
         self._digests = _digests(policy.api_keys)

@@ -16,7 +16,7 @@ from multidict import CIMultiDictProxy
 from service.errors import InvalidToken, NotReady, TokenTooLarge
 from service.http.rate_limit import RateLimiter
 from service.tokens.claims import GuestClaims
-from service.tokens.service import SignedToken, Tokens, VerifiedToken
+from service.tokens.service import SignedToken, TokenService, VerifiedToken
 
 Headers = CIMultiDictProxy[str]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -74,7 +74,7 @@ class GuestCookie:
                     yield value.strip('"')
 
 
-class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
+class ForwardAuthPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How `/v1/auth` answers: what counts as a first visit, what goes upstream, how many guests one address gets."""
 
     ensure_on: Literal["navigate", "any"]
@@ -83,10 +83,12 @@ class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...]
 
 
-class Gateway:
+class ForwardAuth:
     """`/v1/auth` under one policy."""
 
-    def __init__(self, policy: GatewayPolicy, *, tokens: Tokens, cookie: GuestCookie, limiter: RateLimiter) -> None:
+    def __init__(
+        self, policy: ForwardAuthPolicy, *, tokens: TokenService, cookie: GuestCookie, limiter: RateLimiter
+    ) -> None:
         self._policy = policy
         self._tokens = tokens
         self._cookie = cookie

@@ -15,17 +15,17 @@ from aiohttp import web
 
 from service.errors import Fault, InvalidPolicy, InvalidRequest, InvalidToken, NotReady, TokenTooLarge
 from service.http import schemas, swagger_ui
-from service.http.auth import Access
-from service.http.forward_auth import Gateway, GuestCookie
+from service.http.auth import ApiKeyAuth
+from service.http.forward_auth import ForwardAuth, GuestCookie
 from service.http.metrics import CONTENT_TYPE, Metrics
 from service.http.problems import Handler, HttpProblem, failure_response
 from service.http.request import read_body
-from service.http.response import Answer, Head
-from service.keys.manager import Keys
-from service.keys.ports import Clock, Compute, at_once
+from service.http.response import Response, ResponseHead
+from service.keys.manager import KeyManager
+from service.keys.ports import Clock, Compute, run_inline
 from service.merge.policy import Policy, compile_policy
 from service.merge.service import MergeService
-from service.tokens.service import SignedToken, Tokens
+from service.tokens.service import SignedToken, TokenService
 
 BODY_TIMEOUT_S: Final = 5.0
 """For the whole body to come in; a stalled one would otherwise be held for as long as the client likes."""
@@ -42,7 +42,7 @@ _BELOW_AUTH: Final = r"/v1/auth/{path:[\s\S]*}"
 """Matched against the decoded path, where a dot would stop at an encoded newline."""
 _IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{16,128}")
 
-BodyHandler = Callable[[web.Request, bytes], Awaitable[Answer]]
+BodyHandler = Callable[[web.Request, bytes], Awaitable[Response]]
 
 
 class Api:
@@ -51,12 +51,12 @@ class Api:
     def __init__(  # noqa: PLR0913 - each is one thing that the root puts in, by name
         self,
         *,
-        tokens: Tokens,
+        tokens: TokenService,
         merges: MergeService,
-        keys: Keys,
-        gateway: Gateway,
+        keys: KeyManager,
+        gateway: ForwardAuth,
         cookie: GuestCookie,
-        access: Access,
+        access: ApiKeyAuth,
         metrics: Metrics,
         merge_policies: Mapping[str, Policy],
         issuer: str,
@@ -85,7 +85,7 @@ class Api:
             "Cache-Control": f"public, max-age={jwks_max_age_s}, stale-if-error={STALE_IF_ERROR_S}",
             "Access-Control-Allow-Origin": "*",
         }
-        self._published, self._not_modified = Head(200, published), Head(304, published)
+        self._published, self._not_modified = ResponseHead(200, published), ResponseHead(304, published)
         self._openapi = (resources.files("service") / "openapi.yaml").read_bytes()
 
     def routes(self) -> list[web.RouteDef]:
@@ -109,12 +109,12 @@ class Api:
             self._get("/docs/{name}", self.docs_asset),
         ]
 
-    async def issue(self, request: web.Request, body: bytes) -> Answer:
+    async def issue(self, request: web.Request, body: bytes) -> Response:
         """`POST /v1/issue`."""
         asked = await self._compute(body)(lambda: schemas.decode(body, schemas.IssueRequest))
         token = await self._tokens.issue(
             payload=asked.payload,
-            further=asked.claims,
+            extra_claims=asked.claims,
             subject=asked.subject or None,
             ttl_s=asked.ttl or None,
             audience=schemas.audience_list(asked.audience),
@@ -122,14 +122,14 @@ class Api:
         )
         return self._token_answer(_CREATED, token, cookie=asked.cookie)
 
-    async def refresh(self, _request: web.Request, body: bytes) -> Answer:
+    async def refresh(self, _request: web.Request, body: bytes) -> Response:
         """`POST /v1/refresh-payload`."""
         compute = self._compute(body)
         asked = await compute(lambda: schemas.decode(body, schemas.RefreshRequest))
         token = await self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None, compute=compute)
         return self._token_answer(_OK, token, cookie=asked.cookie)
 
-    async def verify(self, _request: web.Request, body: bytes) -> Answer:
+    async def verify(self, _request: web.Request, body: bytes) -> Response:
         """`POST /v1/verify`."""
         asked = schemas.decode(body, schemas.VerifyRequest)
         try:
@@ -140,7 +140,7 @@ class Api:
         bytes_left = self._cookie.bytes_left(token_bytes=token.size_bytes, max_age_s=expires_in_s)
         return _json(_OK, schemas.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left))
 
-    async def introspect(self, _request: web.Request, body: bytes) -> Answer:
+    async def introspect(self, _request: web.Request, body: bytes) -> Response:
         """`POST /v1/introspect` (RFC 7662, section 2)."""
         raw_token = schemas.decode_form(body)
         try:
@@ -149,7 +149,7 @@ class Api:
             return _json(_OK, {"active": False})
         return _json(_OK, {"active": True, **token.claims.to_json()})
 
-    async def merge(self, _request: web.Request, body: bytes) -> Answer:
+    async def merge(self, _request: web.Request, body: bytes) -> Response:
         """`POST /v1/merge`."""
         compute = self._compute(body)
         asked = await compute(lambda: schemas.decode(body, schemas.MergeRequest))
@@ -164,71 +164,71 @@ class Api:
         if merged.result.merged and not asked.dry_run:
             self._metrics.token("merged")
         successor = merged.next
-        further = None
+        extra_headers = None
         if asked.cookie and not asked.dry_run:
-            further = {"Set-Cookie": self._handover_cookie(successor, renew=asked.renew)}
+            extra_headers = {"Set-Cookie": self._handover_cookie(successor, renew=asked.renew)}
         next_object = None if successor is None else self._token_object(successor)
         answer = await compute(lambda: msgspec.json.encode(schemas.merged_object(merged, next_object)))
-        return Answer(_OK, answer, further=further)
+        return Response(_OK, answer, extra_headers=extra_headers)
 
-    async def auth(self, request: web.Request) -> Answer:
+    async def auth(self, request: web.Request) -> Response:
         """`/v1/auth`, any method, any path below: for gateways."""
         headers = request.headers
         if _asks_to_ensure(request):
             identity = await self._gateway.ensure(headers, method=request.method, peer=request.remote)
             if identity["X-Guest-New"] == "1":
                 self._metrics.token("minted")
-            return Answer(_AUTH, further=identity)
+            return Response(_AUTH, extra_headers=identity)
         verified = await self._gateway.verify(headers)
         if verified is not None:
-            return Answer(_AUTH, further=verified)
-        return Answer(_AUTH_REFUSED if self._gateway.presents_a_token(headers) else _AUTH_MISSING)
+            return Response(_AUTH, extra_headers=verified)
+        return Response(_AUTH_REFUSED if self._gateway.presents_a_token(headers) else _AUTH_MISSING)
 
-    async def jwks(self, request: web.Request) -> Answer:
+    async def jwks(self, request: web.Request) -> Response:
         """`GET /.well-known/jwks.json`."""
         loaded = self._keys.loaded
         if loaded is None:
             raise NotReady("There is no signing key yet.")
         etag = {"ETag": loaded.etag}
         if _matches(request.headers.get("If-None-Match"), loaded.etag):
-            return Answer(self._not_modified, further=etag)
-        return Answer(self._published, loaded.jwks, further=etag)
+            return Response(self._not_modified, extra_headers=etag)
+        return Response(self._published, loaded.jwks, extra_headers=etag)
 
-    async def metadata(self, _request: web.Request) -> Answer:
+    async def metadata(self, _request: web.Request) -> Response:
         """The discovery documents (OpenID Connect Discovery 1.0, section 4; RFC 8414, section 3)."""
-        return Answer(self._published, self._metadata)
+        return Response(self._published, self._metadata)
 
-    async def healthz(self, _request: web.Request) -> Answer:
+    async def healthz(self, _request: web.Request) -> Response:
         """The process answers."""
         return _json(_OK, {"status": "ok"})
 
-    async def readyz(self, _request: web.Request) -> Answer:
+    async def readyz(self, _request: web.Request) -> Response:
         """It can sign; says what Redis is doing."""
         status = self._keys.status()
         return _json(_OK if status.ready else _UNAVAILABLE, status)
 
-    async def metrics_text(self, _request: web.Request) -> Answer:
+    async def metrics_text(self, _request: web.Request) -> Response:
         """For Prometheus."""
-        return Answer(_METRICS, self._metrics.text())
+        return Response(_METRICS, self._metrics.text())
 
-    async def openapi(self, _request: web.Request) -> Answer:
+    async def openapi(self, _request: web.Request) -> Response:
         """The contract in its machine-readable form."""
-        return Answer(_OPENAPI, self._openapi)
+        return Response(_OPENAPI, self._openapi)
 
-    async def docs(self, _request: web.Request) -> Answer:
+    async def docs(self, _request: web.Request) -> Response:
         """The API in a browser."""
-        return Answer(_DOCS, swagger_ui.HTML, further={"Content-Type": "text/html; charset=utf-8"})
+        return Response(_DOCS, swagger_ui.HTML, extra_headers={"Content-Type": "text/html; charset=utf-8"})
 
-    async def docs_asset(self, request: web.Request) -> Answer:
+    async def docs_asset(self, request: web.Request) -> Response:
         """What the page needs, from the package itself."""
         asset = swagger_ui.assets().get(request.match_info["name"])
         if asset is None:
             raise HttpProblem("not_found", "There is no such asset.")
         body, content_type = asset
-        return Answer(_DOCS, body, further={"Content-Type": content_type})
+        return Response(_DOCS, body, extra_headers={"Content-Type": content_type})
 
     def _compute(self, body: bytes) -> Compute:
-        return self._aside if _is_long(body) else at_once
+        return self._aside if _is_long(body) else run_inline
 
     def _policy(self, asked: str | dict[str, Any]) -> Policy:
         if isinstance(asked, dict):
@@ -245,14 +245,14 @@ class Api:
     def _bytes_left(self, token: SignedToken) -> int:
         return self._cookie.bytes_left(token_bytes=len(token.raw_token), max_age_s=token.claims.lifetime_s)
 
-    def _token_answer(self, head: Head, token: SignedToken, *, cookie: bool) -> Answer:
-        further = None
+    def _token_answer(self, head: ResponseHead, token: SignedToken, *, cookie: bool) -> Response:
+        extra_headers = None
         if cookie:
             bytes_left = self._bytes_left(token)
             if bytes_left < 0:
                 raise TokenTooLarge(size_bytes=len(token.raw_token), limit_bytes=len(token.raw_token) + bytes_left)
-            further = {"Set-Cookie": self._set_cookie(token)}
-        return Answer(head, msgspec.json.encode(self._token_object(token)), further=further)
+            extra_headers = {"Set-Cookie": self._set_cookie(token)}
+        return Response(head, msgspec.json.encode(self._token_object(token)), extra_headers=extra_headers)
 
     def _set_cookie(self, token: SignedToken) -> str:
         return self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)
@@ -264,7 +264,7 @@ class Api:
         return self._cookie.delete()
 
     def _post(self, path: str, handler: BodyHandler, *, media_type: str = "application/json") -> web.RouteDef:
-        async def guarded(request: web.Request) -> Answer:
+        async def guarded(request: web.Request) -> Response:
             self._access.check(request.headers)
             body = await read_body(request, media_type=media_type, timeout_s=self._body_timeout_s)
             if not _is_long(body):
@@ -280,7 +280,7 @@ class Api:
     def _timed(self, route: str, handler: Handler) -> Handler:
         meter = self._metrics.meter(route)
 
-        async def timed(request: web.Request) -> Answer:
+        async def timed(request: web.Request) -> Response:
             started_s = perf_counter()
             try:
                 response = await handler(request)
@@ -295,16 +295,16 @@ class Api:
 
 
 _JSON: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-_OK, _CREATED, _UNAVAILABLE = Head(200, _JSON), Head(201, _JSON), Head(503, _JSON)
-_AUTH: Final = Head(200, {"Cache-Control": "no-store"})
-_AUTH_REFUSED: Final = Head(
+_OK, _CREATED, _UNAVAILABLE = ResponseHead(200, _JSON), ResponseHead(201, _JSON), ResponseHead(503, _JSON)
+_AUTH: Final = ResponseHead(200, {"Cache-Control": "no-store"})
+_AUTH_REFUSED: Final = ResponseHead(
     401, {"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="guest", error="invalid_token"'}
 )
-_AUTH_MISSING: Final = Head(401, {"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="guest"'})
+_AUTH_MISSING: Final = ResponseHead(401, {"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="guest"'})
 """Who sent no token is told of no error (RFC 6750, section 3.1)."""
-_METRICS: Final = Head(200, {**_PUBLIC, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
-_OPENAPI: Final = Head(200, {**_PUBLIC, "Content-Type": "application/yaml", "Access-Control-Allow-Origin": "*"})
-_DOCS: Final = Head(
+_METRICS: Final = ResponseHead(200, {**_PUBLIC, "Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+_OPENAPI: Final = ResponseHead(200, {**_PUBLIC, "Content-Type": "application/yaml", "Access-Control-Allow-Origin": "*"})
+_DOCS: Final = ResponseHead(
     200,
     {
         **_PUBLIC,
@@ -320,8 +320,8 @@ async def _expect_nothing(_request: web.Request) -> None:
     """Gateways pass the visitor's `Expect` on; the body is never read here, and no 417 may go out."""
 
 
-def _json(head: Head, value: object) -> Answer:
-    return Answer(head, msgspec.json.encode(value))
+def _json(head: ResponseHead, value: object) -> Response:
+    return Response(head, msgspec.json.encode(value))
 
 
 def _is_long(body: bytes) -> bool:

@@ -36,10 +36,10 @@ GAUGES: Final = {
     "redis_ok": "1 where Redis answers",
     "event_loop_lag_seconds": "How late the event loop last came round",
     "event_loop_longest_lag_seconds": "How late it came round at most since the start",
-    "keys_next": "Keys that will sign",
-    "keys_active": "Keys that sign",
-    "keys_retired": "Keys that verify and no longer sign",
-    "keys_revoked": "Keys whose tokens are refused",
+    "keys_next": "KeyManager that will sign",
+    "keys_active": "KeyManager that sign",
+    "keys_retired": "KeyManager that verify and no longer sign",
+    "keys_revoked": "KeyManager whose tokens are refused",
 }
 """Every gauge, without the project's prefix, and what it tells. A process tells its own, not those of other workers."""
 
@@ -47,7 +47,7 @@ Gauges = Callable[[], dict[str, float]]
 """The values of `GAUGES` now."""
 
 
-class Board:
+class SharedCounters:
     """Rows of numbers in memory that processes forked from this one share; each row is written by one of them."""
 
     def __init__(self, *, columns: int, rows: int) -> None:
@@ -90,9 +90,9 @@ COLUMNS: Final = _MAX_ROUTES * _BLOCK + len(_EVENT_COLUMNS)
 class Metrics:
     """What one worker counts, and what all of them have counted."""
 
-    def __init__(self, gauges: Gauges, *, board: Board | None = None, row: int = 0) -> None:
+    def __init__(self, gauges: Gauges, *, board: SharedCounters | None = None, row: int = 0) -> None:
         """`gauges` are those of the process that is asked; `row` is this worker's own on the board of all."""
-        self._board = board or Board(columns=COLUMNS, rows=1)
+        self._board = board or SharedCounters(columns=COLUMNS, rows=1)
         self._cells = self._board.row(row)
         self._routes: list[str] = []
         self._registry = CollectorRegistry()

@@ -14,11 +14,11 @@ import msgspec
 from aiohttp import web
 
 from service.errors import GuestSessionsError
-from service.http.response import Answer, Head
+from service.http.response import Response, ResponseHead
 
 logger = logging.getLogger("guest_sessions.http")
 
-Handler = Callable[[web.Request], Awaitable[Answer]]
+Handler = Callable[[web.Request], Awaitable[Response]]
 
 PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "malformed_request": (400, "Malformed request"),
@@ -66,7 +66,7 @@ class HttpProblem(GuestSessionsError):
         return self._facts
 
 
-def problem_response(error: GuestSessionsError, *, request_id: str) -> Answer:
+def problem_response(error: GuestSessionsError, *, request_id: str) -> Response:
     """The answer to a request that failed with `error`."""
     status, title = PROBLEMS[error.code]
     document = {
@@ -85,10 +85,10 @@ def problem_response(error: GuestSessionsError, *, request_id: str) -> Answer:
         "X-Request-Id": request_id,
         **(error.headers if isinstance(error, HttpProblem) else {}),
     }
-    return Answer(Head(status, headers), msgspec.json.encode(document))
+    return Response(ResponseHead(status, headers), msgspec.json.encode(document))
 
 
-def failure_response(error: Exception, request: web.BaseRequest) -> Answer:
+def failure_response(error: Exception, request: web.BaseRequest) -> Response:
     """The answer to a request that failed with whatever `error`: expected, of aiohttp's own, or a bug."""
     request_id = request_id_of(request)
     if isinstance(error, web.HTTPException):

@@ -20,7 +20,7 @@ LONGEST_COPIED_BYTES: Final = 65_536
 """A longer body, such as an asset of `/docs`, is sent as it lies, not copied behind its head for each client."""
 
 
-class Head:
+class ResponseHead:
     """Status line and the headers that are the same in every answer of a kind; `Server` is always among them."""
 
     __slots__ = ("status", "text")
@@ -30,14 +30,16 @@ class Head:
         self.text = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{_lines({**headers, 'Server': SERVER})}"
 
 
-class Answer(web.StreamResponse):
+class Response(web.StreamResponse):
     """What a handler answers: sent as it is, once."""
 
-    def __init__(self, head: Head, body: bytes = b"", *, further: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, head: ResponseHead, body: bytes = b"", *, extra_headers: Mapping[str, str] | None = None
+    ) -> None:
         # Not super().__init__(): it makes the multidict and the state that there is no use for here.
         self.head = head
         self.body = body
-        self.further = "" if further is None else _lines(further)
+        self.extra_headers = "" if extra_headers is None else _lines(extra_headers)
 
     @property
     def status(self) -> int:
@@ -73,7 +75,7 @@ class Answer(web.StreamResponse):
         body = self.body
         # A 304 has no body, and a length would be that of what it stands for (RFC 9110, section 8.6).
         length = "" if self.head.status == HTTPStatus.NOT_MODIFIED else f"Content-Length: {len(body)}\r\n"
-        head = f"{self.head.text}{self.further}{length}Date: {rfc822_formatted_time()}\r\n{connection}\r\n"
+        head = f"{self.head.text}{self.extra_headers}{length}Date: {rfc822_formatted_time()}\r\n{connection}\r\n"
         return head.encode("ascii") + body if with_body else head.encode("ascii")
 
 

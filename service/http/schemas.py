@@ -223,7 +223,7 @@ def verified_object(token: VerifiedToken, *, expires_in_s: int, cookie_bytes_lef
         "payload": found.payload,
         "bytes": token.size_bytes,
         "cookie_bytes_left": cookie_bytes_left,
-        "claims": found.further,
+        "claims": found.extra_claims,
         "refresh_due": token.refresh_due,
     }
 

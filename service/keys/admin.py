@@ -10,11 +10,11 @@ from typing import Final
 
 import msgspec
 
-from service.errors import IllegalMove, KeyringError
+from service.errors import InvalidTransition, KeyringError
 from service.keys import keyring
-from service.keys.generator import KeyMint, RingCopy, RingFile, open_file
+from service.keys.generator import KeyGenerator, RingCopy, RingFile, open_file
 from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.manager import REFUSALS, Keys, KeysStatus
+from service.keys.manager import REFUSALS, KeyManager, KeysStatus
 from service.keys.ports import Clock, Sealer
 
 FOLLOW_S: Final = 2.0
@@ -23,7 +23,7 @@ WRITE_S: Final = 1.0
 """A key's time is taken before it is proven, written and synced; that takes less than this."""
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True):
+class OperationResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of an operation: the ring before and after it, and how the places are."""
 
     before: KeyRing | None
@@ -31,7 +31,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     status: KeysStatus
 
 
-class KeyOperations:
+class KeyAdmin:
     """Operations on the keys of one deployment. `file` None: a follower, which can only look.
 
     `pause` waits for so many seconds.
@@ -41,12 +41,12 @@ class KeyOperations:
         self,
         policy: KeyPolicy,
         *,
-        mint: KeyMint,
+        mint: KeyGenerator,
         file: RingFile | None,
         copy: RingCopy | None,
         sealer: Sealer | None,
         clock: Clock,
-        make_keys: Callable[[], Keys],
+        make_keys: Callable[[], KeyManager],
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._policy = policy
@@ -69,17 +69,17 @@ class KeyOperations:
         finally:
             await self._copy.close()
 
-    async def init(self) -> Done:
+    async def init(self) -> OperationResult:
         """Makes a ring where there is none, whatever Redis holds; raises `KeyringError` where there is a file."""
 
         def decide(current: KeyRing | None) -> KeyRing:
             if current is not None:
-                raise IllegalMove(f"There is a keyring already, of deployment {current.ring_id}.")
+                raise InvalidTransition(f"There is a keyring already, of deployment {current.ring_id}.")
             return self._mint.ring(self._clock)
 
         return await self._done(decide)
 
-    async def rotate(self) -> Done:
+    async def rotate(self) -> OperationResult:
         """Stages a key, or lets the staged one sign once it was published long enough; before that changes nothing."""
 
         def move(ring: KeyRing) -> KeyRing:
@@ -91,7 +91,7 @@ class KeyOperations:
 
         return await self._change(move)
 
-    async def rotate_now(self, *, follow_s: float = FOLLOW_S) -> Done:
+    async def rotate_now(self, *, follow_s: float = FOLLOW_S) -> OperationResult:
         """Lets the staged key, or a fresh one, sign as soon as the running processes know it.
 
         Verifiers with a cached JWKS may not know it yet, nor may a process that `follow_s` is too short for.
@@ -106,8 +106,8 @@ class KeyOperations:
 
         return msgspec.structs.replace(await self._change(move), before=first.before)
 
-    async def revoke(self, kid: str, *, follow_s: float = FOLLOW_S) -> Done:
-        """Refuses every token of one key; raises `IllegalMove` where there is none or it is revoked already.
+    async def revoke(self, kid: str, *, follow_s: float = FOLLOW_S) -> OperationResult:
+        """Refuses every token of one key; raises `InvalidTransition` where there is none or it is revoked already.
 
         Where it is the one that signs, its successor is first made known, as in `rotate_now`: no good token is refused
         meanwhile, and a stolen key's end comes two seconds later.
@@ -122,7 +122,7 @@ class KeyOperations:
         first = await self._prepare(follow_s)
         return msgspec.structs.replace(await self._change(move), before=first.before)
 
-    async def _prepare(self, follow_s: float) -> Done:
+    async def _prepare(self, follow_s: float) -> OperationResult:
         """Publishes a next key where there is none, and gives the running processes the time to hear of it."""
         done = await self._change(self._with_next)
         staged = done.ring.staged
@@ -133,11 +133,15 @@ class KeyOperations:
     def _with_next(self, ring: KeyRing) -> KeyRing:
         return ring if ring.staged else keyring.stage(ring, self._mint.key(self._clock))
 
-    async def revoke_before(self, time_s: int) -> Done:
-        """Refuses every guest whose lineage began before `time_s`; raises `IllegalMove` for the future or less."""
+    async def revoke_before(self, time_s: int) -> OperationResult:
+        """Refuses every guest whose lineage began before `time_s`.
+
+        Raises:
+            InvalidTransition: the time is in the future, or earlier than the one that holds.
+        """
         return await self._change(lambda ring: keyring.revoke_before(ring, time_s, now_s=self._clock()))
 
-    async def import_ring(self, content: bytes) -> Done:
+    async def import_ring(self, content: bytes) -> OperationResult:
         """Joins an exported ring, plain or sealed, with the one that is there; where there is none, restores it.
 
         Raises:
@@ -154,19 +158,19 @@ class KeyOperations:
 
         return await self._done(decide)
 
-    async def import_foreign(self, content: bytes) -> Done:
+    async def import_foreign(self, content: bytes) -> OperationResult:
         """Takes the keys of another deployment's ring in as retired: its tokens are accepted here from now on."""
         theirs = open_file(content, self._sealer)
 
         def move(ring: KeyRing) -> KeyRing:
-            return keyring.take_in(ring, theirs, spare=self._mint.key(self._clock), now_s=self._clock())
+            return keyring.import_foreign(ring, theirs, spare=self._mint.key(self._clock), now_s=self._clock())
 
         return await self._change(move)
 
-    async def _change(self, move: Callable[[KeyRing], KeyRing]) -> Done:
+    async def _change(self, move: Callable[[KeyRing], KeyRing]) -> OperationResult:
         return await self._done(lambda current: move(_existing(current, "the folder")))
 
-    async def _done(self, decide: Callable[[KeyRing | None], KeyRing]) -> Done:
+    async def _done(self, decide: Callable[[KeyRing | None], KeyRing]) -> OperationResult:
         seen: list[KeyRing | None] = []
 
         def observed(current: KeyRing | None) -> KeyRing:
@@ -174,7 +178,7 @@ class KeyOperations:
             return decide(current)
 
         ring = await asyncio.to_thread(self._writable.update, observed)
-        return Done(before=seen[-1], ring=ring, status=await self._spread())
+        return OperationResult(before=seen[-1], ring=ring, status=await self._spread())
 
     @property
     def _writable(self) -> RingFile:

@@ -10,7 +10,7 @@ from typing import Final
 from service.errors import KeyringError, WrongSecret
 from service.keys import keyring
 from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.ports import Clock, CodecMaker, KeyCache, KeyMaker, KeyStore, RandomBytes, Sealer
+from service.keys.ports import Clock, KeyCache, KeyMaker, KeyStore, RandomBytes, Sealer, SignerMaker
 
 KID_BYTES: Final = 8
 """16 hexadecimal characters, the most that the contract grants. It names a key and need not be secret."""
@@ -21,16 +21,16 @@ FOUNDER_BYTES: Final = 16
 _SELF_TEST_CLAIMS: Final = b'{"self_test":true}'
 
 
-class KeyMint:
+class KeyGenerator:
     """Makes keys and first rings, and proves that the active key of a ring works."""
 
     def __init__(
-        self, policy: KeyPolicy, *, make_key: KeyMaker, make_codec: CodecMaker, random_bytes: RandomBytes
+        self, policy: KeyPolicy, *, make_key: KeyMaker, make_signer: SignerMaker, random_bytes: RandomBytes
     ) -> None:
         self._policy = policy
         self._make_key = make_key
         self._random_bytes = random_bytes
-        self.make_codec = make_codec
+        self.make_signer = make_signer
 
     def key(self, clock: Clock) -> keyring.Key:
         """A fresh key, as old as it is once made: that takes up to seconds for RS256, so call it in a thread."""
@@ -58,7 +58,7 @@ class KeyMint:
 
     def prove(self, ring: KeyRing) -> None:
         """Signs and verifies with the active key; raises `KeyringError` where that does not hold."""
-        codec = self.make_codec(ring)
+        codec = self.make_signer(ring)
         key, claims = codec.verify(codec.sign(_SELF_TEST_CLAIMS))
         if (key.kid, claims) != (ring.active.kid, _SELF_TEST_CLAIMS):
             raise KeyringError(f"Key {ring.active.kid} failed its self-test; it does not sign.")
@@ -67,7 +67,7 @@ class KeyMint:
 class RingFile:
     """The ring in its store. Blocking; call it in a thread."""
 
-    def __init__(self, store: KeyStore, sealer: Sealer | None, mint: KeyMint) -> None:
+    def __init__(self, store: KeyStore, sealer: Sealer | None, mint: KeyGenerator) -> None:
         self._store = store
         self._sealer = sealer
         self._mint = mint

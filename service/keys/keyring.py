@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from service.errors import IllegalMove, KeyringDamaged, KeyringForeign
+from service.errors import InvalidTransition, KeyringDamaged, KeyringForeign
 
 Algorithm = Literal["ES256", "RS256"]
 
@@ -163,7 +163,7 @@ def stage(ring: KeyRing, key: Key) -> KeyRing:
         IllegalMove: where one is staged already.
     """
     if ring.staged is not None:
-        raise IllegalMove(f"Key {ring.staged.kid} is staged already.")
+        raise InvalidTransition(f"Key {ring.staged.kid} is staged already.")
     return _changed(ring, (*ring.keys, key))
 
 
@@ -174,7 +174,7 @@ def promote(ring: KeyRing, *, now_s: float) -> KeyRing:
         IllegalMove: where none is staged.
     """
     if ring.staged is None:
-        raise IllegalMove("No key is staged.")
+        raise InvalidTransition("No key is staged.")
     moves = {ring.staged.kid: KeyState.ACTIVE, ring.active.kid: KeyState.RETIRED}
     return _changed(ring, (_moved(key, moves[key.kid], now_s) if key.kid in moves else key for key in ring.keys))
 
@@ -188,7 +188,7 @@ def revoke(ring: KeyRing, kid: str, *, spare: Key | None, now_s: float) -> KeyRi
         IllegalMove: where there is no such key, it is revoked already, or none is left to sign.
     """
     if all(key.kid != kid for key in ring.keys):
-        raise IllegalMove(f"There is no key {kid}.")
+        raise InvalidTransition(f"There is no key {kid}.")
     keys = [_moved(key, KeyState.REVOKED, now_s) if key.kid == kid else key for key in ring.keys]
     return _changed(ring, _with_one_active(keys, spare=spare, now_s=now_s))
 
@@ -200,9 +200,11 @@ def revoke_before(ring: KeyRing, time_s: int, *, now_s: float) -> KeyRing:
         IllegalMove: where that is in the future (guests of tomorrow would be refused), or before what already holds.
     """
     if time_s > now_s:
-        raise IllegalMove("The time is in the future.")
+        raise InvalidTransition("The time is in the future.")
     if time_s < ring.revoked_before_s:
-        raise IllegalMove(f"Guests from before {ring.revoked_before_s} are revoked already; that cannot be undone.")
+        raise InvalidTransition(
+            f"Guests from before {ring.revoked_before_s} are revoked already; that cannot be undone."
+        )
     return ring if time_s == ring.revoked_before_s else _changed(ring, ring.keys, revoked_before_s=time_s)
 
 
@@ -281,7 +283,7 @@ def _is_lost(key: Key, now: Key | None) -> bool:
     )
 
 
-def take_in(ring: KeyRing, theirs: KeyRing, *, spare: Key | None, now_s: float) -> KeyRing:
+def import_foreign(ring: KeyRing, theirs: KeyRing, *, spare: Key | None, now_s: float) -> KeyRing:
     """The ring with the keys of another deployment's as retired: they verify here and do not sign.
 
     Their revoked keys stay revoked. Their revocation time holds for the guests of their keys alone: one that refused
@@ -511,7 +513,7 @@ def _material_of(key: Key) -> dict[str, Any]:
 def _moved(key: Key, state: KeyState, now_s: float) -> Key:
     """`key` in its new state, since `now_s` rounded down to whole seconds."""
     if state not in MOVES[key.state]:
-        raise IllegalMove(f"Key {key.kid} is {key.state.value}; it cannot become {state.value}.")
+        raise InvalidTransition(f"Key {key.kid} is {key.state.value}; it cannot become {state.value}.")
     moved = msgspec.structs.replace(key, state=state, **{f"{_SINCE[state]}_s": int(now_s)})
     return msgspec.structs.replace(moved, private=_material_of(moved))
 
@@ -574,7 +576,7 @@ def _with_one_active(keys: list[Key], *, spare: Key | None, now_s: float) -> tup
     if active is None:
         successor = staged or spare
         if successor is None:
-            raise IllegalMove("No key is left to sign.")
+            raise InvalidTransition("No key is left to sign.")
         kept[successor.kid] = _moved(successor, KeyState.ACTIVE, now_s)
     return _in_order(kept.values())
 

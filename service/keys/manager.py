@@ -22,7 +22,7 @@ import msgspec
 from service.errors import (
     CacheEmpty,
     CacheUnavailable,
-    IllegalMove,
+    InvalidTransition,
     KeyringDamaged,
     KeyringError,
     KeyringForeign,
@@ -31,9 +31,9 @@ from service.errors import (
     WrongSecret,
 )
 from service.keys import keyring
-from service.keys.generator import KeyMint, RingCopy, RingFile
+from service.keys.generator import KeyGenerator, RingCopy, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.ports import Clock, TokenCodec
+from service.keys.ports import Clock, TokenSigner
 
 log = logging.getLogger("guest_sessions.keys")
 
@@ -75,7 +75,7 @@ class LoadedRing(msgspec.Struct, frozen=True, kw_only=True):
     """A ring made ready for requests; a new object whenever the ring changes."""
 
     ring: KeyRing
-    codec: TokenCodec
+    codec: TokenSigner
     jwks: bytes
     etag: str
     max_lifetime_s: int
@@ -97,14 +97,14 @@ class KeysStatus(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
 
 
-class Keys:
+class KeyManager:
     """The keys of one process. `file` None: a follower. `copy` None: no Redis."""
 
     def __init__(
         self,
         policy: KeyPolicy,
         *,
-        mint: KeyMint,
+        mint: KeyGenerator,
         file: RingFile | None,
         copy: RingCopy | None,
         clock: Clock,
@@ -335,7 +335,9 @@ class Keys:
     def _tell_if_full(self, ring: KeyRing) -> None:
         if self._policy.rotate_every_s and ring.staged is None and keyring.is_full(ring):
             most = keyring.MOST_PUBLISHED_KEYS
-            self._note("rotation", IllegalMove(f"The JWKS has {most} keys: no key is rotated by itself any more."))
+            self._note(
+                "rotation", InvalidTransition(f"The JWKS has {most} keys: no key is rotated by itself any more.")
+            )
         else:
             self._note_good("rotation")
 
@@ -467,7 +469,7 @@ class Keys:
         jwks = keyring.public_jwks(ring)
         return LoadedRing(
             ring=ring,
-            codec=self._mint.make_codec(ring),
+            codec=self._mint.make_signer(ring),
             jwks=jwks,
             etag=f'"{hashlib.sha256(jwks).hexdigest()[:32]}"',
             max_lifetime_s=min(self._policy.max_lifetime_s, ring.active.max_lifetime_s),

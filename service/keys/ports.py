@@ -28,12 +28,12 @@ class Compute(Protocol):
         """What `work` answers or raises."""
 
 
-async def at_once(work: Callable[[], T], /) -> T:
+async def run_inline(work: Callable[[], T], /) -> T:
     """A `Compute` for what is short: here and now."""
     return work()
 
 
-class TokenCodec(Protocol):
+class TokenSigner(Protocol):
     """Compact tokens (RFC 7515, section 7.1) under the keys of one ring; parsed once, immutable after."""
 
     def sign(self, claims: bytes) -> str:
@@ -47,7 +47,7 @@ class TokenCodec(Protocol):
         """
 
 
-CodecMaker = Callable[[KeyRing], TokenCodec]
+SignerMaker = Callable[[KeyRing], TokenSigner]
 """Raises `KeyringDamaged` where the numbers of a key do not make one."""
 
 
@@ -118,7 +118,7 @@ class SigningKeys(Protocol):
         """The ring."""
 
     @property
-    def codec(self) -> TokenCodec:
+    def codec(self) -> TokenSigner:
         """What signs and verifies under it."""
 
     @property

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from service.errors import InvalidToken, Reason, TokenTooLarge
-from service.keys.ports import Compute, at_once
+from service.keys.ports import Compute, run_inline
 from service.merge.policy import Policy
 from service.merge.receipts import Candidate, MergeResult, Skipped, merge_guests
 from service.tokens.claims import GuestClaims
-from service.tokens.service import SignedToken, Tokens
+from service.tokens.service import SignedToken, TokenService
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Merged(msgspec.Struct, frozen=True):
 class MergeService:
     """Hands guests over to logged-in sessions."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: TokenService) -> None:
         self._tokens = tokens
 
     async def merge(
@@ -46,7 +46,7 @@ class MergeService:
         policy: Policy,
         strict: bool = False,
         renew: bool = True,
-        compute: Compute = at_once,
+        compute: Compute = run_inline,
     ) -> Merged:
         """Folds the guests of the good tokens into `session`; a bad one contributes nothing and is listed.
 
@@ -83,6 +83,6 @@ class MergeService:
         try:
             if last is None:
                 return await self._tokens.issue(payload={})
-            return await self._tokens.issue(payload={}, further=last.further, audience=last.audience)
+            return await self._tokens.issue(payload={}, extra_claims=last.extra_claims, audience=last.audience)
         except TokenTooLarge:
             return None

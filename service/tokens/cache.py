@@ -18,10 +18,10 @@ _LIST_BYTES: Final = 96
 _MEMBER_BYTES: Final = 96
 """What CPython takes at most for an object or a list, and for a member of one."""
 
-Found = tuple[Key, GuestClaims]
+CachedClaims = tuple[Key, GuestClaims]
 
 
-class TokenMemory:
+class TokenCache:
     """Two generations: the young one takes what is new, and when it is full becomes the old one, which is dropped.
 
     A token found in the old one moves to the young one. So the tokens in use stay, and a look-up keeps no order.
@@ -30,11 +30,11 @@ class TokenMemory:
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self._max_entries = max_entries // 2
         self._max_bytes = max_bytes // 2
-        self._young: dict[str, tuple[Found, int]] = {}
-        self._old: dict[str, tuple[Found, int]] = {}
+        self._young: dict[str, tuple[CachedClaims, int]] = {}
+        self._old: dict[str, tuple[CachedClaims, int]] = {}
         self._young_bytes = 0
 
-    def find(self, raw_token: str) -> Found | None:
+    def find(self, raw_token: str) -> CachedClaims | None:
         """Key and claims of a token that was put here."""
         entry = self._young.get(raw_token)
         if entry is None:
@@ -44,11 +44,11 @@ class TokenMemory:
             self._keep(raw_token, entry)
         return entry[0]
 
-    def put(self, raw_token: str, found: Found, *, body: bytes) -> None:
+    def put(self, raw_token: str, found: CachedClaims, *, body: bytes) -> None:
         """Remembers a token whose signature is good; `body` is the JSON of its claims."""
         self._keep(raw_token, (found, len(raw_token) + _size_bytes(body)))
 
-    def _keep(self, raw_token: str, entry: tuple[Found, int]) -> None:
+    def _keep(self, raw_token: str, entry: tuple[CachedClaims, int]) -> None:
         size_bytes = entry[1]
         if len(self._young) >= self._max_entries or self._young_bytes + size_bytes > self._max_bytes:
             self._old, self._young, self._young_bytes = self._young, {}, 0

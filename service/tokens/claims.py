@@ -38,7 +38,7 @@ class GuestClaims(msgspec.Struct, frozen=True):
     token_id: str
     version: int
     payload: dict[str, Any]
-    further: dict[str, Any] = {}
+    extra_claims: dict[str, Any] = {}
 
     @property
     def lifetime_s(self) -> int:
@@ -62,7 +62,7 @@ class GuestClaims(msgspec.Struct, frozen=True):
             "jti": self.token_id,
             "ver": self.version,
             "payload": self.payload,
-            **self.further,
+            **self.extra_claims,
         }
 
 
@@ -74,7 +74,7 @@ def first(
     ttl_s: int,
     token_id: str,
     payload: dict[str, Any],
-    further: dict[str, Any],
+    extra_claims: dict[str, Any],
     now_s: float,
 ) -> GuestClaims:
     """The claims of a lineage's first token, issued at `now_s`, which is rounded down to whole seconds."""
@@ -89,7 +89,7 @@ def first(
         token_id=token_id,
         version=1,
         payload=payload,
-        further=further,
+        extra_claims=extra_claims,
     )
 
 
@@ -114,7 +114,7 @@ def renewed(
         token_id=token_id,
         version=old.version if payload is None else old.version + 1,
         payload=old.payload if payload is None else payload,
-        further=old.further,
+        extra_claims=old.extra_claims,
     )
 
 
@@ -148,7 +148,7 @@ def parse(claims: Mapping[str, Any]) -> GuestClaims:
         token_id=claims["jti"],
         version=claims["ver"],
         payload=claims["payload"],
-        further=_further(claims),
+        extra_claims=_extra_claims(claims),
     )
 
 
@@ -177,7 +177,7 @@ def check(
         raise InvalidToken("wrong_audience", subject=claims.subject)
 
 
-def _further(claims: Mapping[str, Any]) -> dict[str, Any]:
+def _extra_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
     """The caller's own claims; mostly there are none."""
     return {name: value for name, value in claims.items() if name not in REGISTERED}
 

@@ -14,10 +14,10 @@ import msgspec
 
 from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, ReservedClaim, TokenTooLarge
 from service.keys.keyring import Key, KeyState
-from service.keys.ports import Clock, Compute, KeySource, Observer, RandomBytes, SigningKeys, at_once
+from service.keys.ports import Clock, Compute, KeySource, Observer, RandomBytes, SigningKeys, run_inline
 from service.strict_json import MAX_DEPTH, depth, equal, pointer
 from service.tokens import claims
-from service.tokens.cache import Found, TokenMemory
+from service.tokens.cache import CachedClaims, TokenCache
 from service.tokens.claims import GuestClaims
 from service.tokens.payload_patch import Change
 
@@ -68,7 +68,7 @@ class VerifiedToken(msgspec.Struct, frozen=True):
     refresh_due: bool
 
 
-class Tokens:
+class TokenService:
     """The use cases of guest tokens under one policy."""
 
     def __init__(
@@ -79,14 +79,14 @@ class Tokens:
         self._clock = clock
         self._random_bytes = random_bytes
         self._observe = observe
-        self._memory = TokenMemory()
+        self._memory = TokenCache()
         self._remembered_under: SigningKeys | None = None
 
     async def issue(
         self,
         *,
         payload: dict[str, Any],
-        further: dict[str, Any] | None = None,
+        extra_claims: dict[str, Any] | None = None,
         subject: str | None = None,
         ttl_s: int | None = None,
         audience: Sequence[str] = (),
@@ -95,13 +95,13 @@ class Tokens:
         """The first token of a guest. `idempotency_key` fixes the default subject: same key, same guest.
 
         Raises:
-            ReservedClaim: `further` names a claim of the token itself.
+            ReservedClaim: `extra_claims` names a claim of the token itself.
             InvalidRequest: `ttl_s` is beyond what may be signed.
             TokenTooLarge: the token would be too long.
             NotReady: there is no key to sign with.
         """
         keys = self._signing_keys()
-        reserved = sorted(claims.RESERVED.intersection(further or {}))
+        reserved = sorted(claims.RESERVED.intersection(extra_claims or {}))
         if reserved:
             raise ReservedClaim(
                 "These claims belong to the guest token itself.",
@@ -114,7 +114,7 @@ class Tokens:
             ttl_s=self._ttl_s(keys, ttl_s, default_s=self._policy.ttl_s),
             token_id=self._token_id(),
             payload=payload,
-            further=further or {},
+            extra_claims=extra_claims or {},
             now_s=self._clock(),
         )
         issued = await self._signed(keys, made)
@@ -122,7 +122,7 @@ class Tokens:
         return issued
 
     async def refresh(
-        self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None, compute: Compute = at_once
+        self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None, compute: Compute = run_inline
     ) -> SignedToken:
         """The same guest's next token, its payload changed by `change`, or as it is.
 
@@ -183,20 +183,22 @@ class Tokens:
         self._observe("verified")
         return token
 
-    def _memory_under(self, keys: SigningKeys) -> TokenMemory:
+    def _memory_under(self, keys: SigningKeys) -> TokenCache:
         """What was found good under these keys; dropped whenever they change, as the change may be a revocation."""
         if keys is not self._remembered_under:
-            self._memory, self._remembered_under = TokenMemory(), keys
+            self._memory, self._remembered_under = TokenCache(), keys
         return self._memory
 
-    async def _proven(self, keys: SigningKeys, raw_token: str) -> tuple[Found, bytes]:
+    async def _proven(self, keys: SigningKeys, raw_token: str) -> tuple[CachedClaims, bytes]:
         """Key and claims of a token with a good signature, and their JSON; not yet held against time or policy."""
         await _TURN
         key, body = keys.codec.verify(raw_token)
         await _TURN
         return (key, claims.parse(decode_claims(body))), body
 
-    def _accepted(self, keys: SigningKeys, raw_token: str, found: Found, audience: Sequence[str] = ()) -> VerifiedToken:
+    def _accepted(
+        self, keys: SigningKeys, raw_token: str, found: CachedClaims, audience: Sequence[str] = ()
+    ) -> VerifiedToken:
         """What was proven, if this deployment takes it now."""
         now_s = self._clock()
         key, proven = found

@@ -23,7 +23,7 @@ from service.app import make_key_operations, make_keys
 from service.config import Settings
 from service.keys.file_store import FILE_NAME, NEW_NAME
 from service.keys.keyring import KeyRing, KeyState, from_jwk_set
-from service.keys.signer import JoseCodec
+from service.keys.signer import Signer
 
 ROTATIONS_A_FOLDER: Final = 60
 """A fresh folder after so many, so that the ring stays of a size that is met in practice."""
@@ -106,7 +106,7 @@ def rotating(folder: Path) -> Callable[[Callable[[str], None]], None]:
         operations = make_key_operations(settings_for(folder))
         while True:
             done = await (operations.rotate_now(follow_s=0) if random.random() < 0.7 else operations.rotate())
-            say(f"token {JoseCodec(done.ring).sign(b'{}')}")
+            say(f"token {Signer(done.ring).sign(b'{}')}")
 
     return lambda say: asyncio.run(rotate(say))
 
@@ -124,7 +124,7 @@ def check(folder: Path, *, said: list[str], kids: set[str], tally: Tally, what: 
         return None
     try:
         ring = from_jwk_set(path.read_bytes())
-        codec = JoseCodec(ring)
+        codec = Signer(ring)
         for token in tokens:
             codec.verify(token)
     except Exception as error:  # noqa: BLE001 - each is a finding, whatever it is

@@ -4,7 +4,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from service.config import Settings
-from service.http.auth import Access
+from service.http.auth import ApiKeyAuth
 from service.http.problems import HttpProblem
 from tests.conftest import MakeApi
 from tests.doubles import HandClock
@@ -54,7 +54,7 @@ def test_a_keys_file_that_vanishes_is_told_once_and_read_when_it_is_back(
 ) -> None:
     file = tmp_path / "api-keys"
     file.write_text(OLD)
-    access = Access(Settings.from_mapping({"GUEST_API_KEYS_FILE": str(file)}).access, clock=clock)
+    access = ApiKeyAuth(Settings.from_mapping({"GUEST_API_KEYS_FILE": str(file)}).access, clock=clock)
 
     file.unlink()
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_a_worker_forked_with_settings_of_old_holds_the_keys_of_now(tmp_path: Pa
     settings = Settings.from_mapping({"GUEST_API_KEYS_FILE": str(file)})
     file.write_text(NEW)
 
-    access = Access(settings.access, clock=clock)
+    access = ApiKeyAuth(settings.access, clock=clock)
 
     access.check(presenting(NEW))
     with pytest.raises(HttpProblem, match="A valid API key is needed"):

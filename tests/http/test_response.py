@@ -2,25 +2,25 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from service.http.response import Answer, Head
+from service.http.response import Response, ResponseHead
 from tests.api import Api
 from tests.security.wire import connected, exchange
 
-HEAD = Head(200, {"Content-Type": "text/plain"})
+HEAD = ResponseHead(200, {"Content-Type": "text/plain"})
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\r\nX-Forged: b", "\n", "b\r"])
 def test_a_line_break_in_a_header_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="line break"):
-        Head(200, {"X-A": value})
+        ResponseHead(200, {"X-A": value})
     with pytest.raises(ValueError, match="line break"):
-        Answer(HEAD, further={"X-A": value})
+        Response(HEAD, extra_headers={"X-A": value})
     with pytest.raises(ValueError, match="line break"):
-        Answer(HEAD, further={f"X-A{value}": "b"})
+        Response(HEAD, extra_headers={f"X-A{value}": "b"})
 
 
 def test_an_answer_is_its_head_its_own_headers_its_length_and_its_body() -> None:
-    head, _, body = Answer(HEAD, b"body", further={"X-A": "b"}).encode().partition(b"\r\n\r\n")
+    head, _, body = Response(HEAD, b"body", extra_headers={"X-A": "b"}).encode().partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
 

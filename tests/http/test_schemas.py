@@ -32,7 +32,7 @@ _bodies = st.fixed_dictionaries(
         "subject": st.text(max_size=3),
         "cookie": st.booleans(),
         "audience": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2),
-        "further": _values,
+        "extra": _values,
     },
 )
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import IllegalMove, InvalidToken, KeyringDamaged, KeyringForeign
+from service.errors import InvalidToken, InvalidTransition, KeyringDamaged, KeyringForeign
 from service.keys import keyring
 from service.keys.keyring import Key, KeyPolicy, KeyRing, KeyState
 from service.keys.manager import LoadedRing
-from service.keys.signer import JoseCodec, make_key
-from service.tokens.service import TokenPolicy, Tokens
+from service.keys.signer import Signer, make_key
+from service.tokens.service import TokenPolicy, TokenService
 from tests.doubles import HandClock, make_test_key, make_test_ring
 
 DAY_S = 86_400
@@ -47,7 +47,7 @@ class Loaded:
         self.hold(ring)
 
     def hold(self, ring: KeyRing) -> None:
-        self.loaded = LoadedRing(ring=ring, codec=JoseCodec(ring), jwks=b"", etag="", max_lifetime_s=500)
+        self.loaded = LoadedRing(ring=ring, codec=Signer(ring), jwks=b"", etag="", max_lifetime_s=500)
 
 
 # --- the moves ---
@@ -77,13 +77,13 @@ def test_a_staged_key_is_published_and_signs_only_once_it_is_promoted() -> None:
 def test_a_second_key_cannot_be_staged() -> None:
     ring = keyring.stage(make_test_ring("a", now_s=100), make_test_key("b", now_s=200))
 
-    with pytest.raises(IllegalMove, match="Key b is staged already") as caught:
+    with pytest.raises(InvalidTransition, match="Key b is staged already") as caught:
         keyring.stage(ring, make_test_key("c", now_s=200))
     assert caught.value.code == "illegal_move"
 
 
 def test_nothing_is_promoted_where_nothing_is_staged() -> None:
-    with pytest.raises(IllegalMove, match="No key is staged"):
+    with pytest.raises(InvalidTransition, match="No key is staged"):
         keyring.promote(make_test_ring("a", now_s=100), now_s=200)
 
 
@@ -133,12 +133,12 @@ def test_a_key_is_revoked_once_and_for_all() -> None:
     spare = make_test_key("z", now_s=300)
     ring = keyring.revoke(make_test_ring("a", now_s=100), "a", spare=spare, now_s=300)
 
-    with pytest.raises(IllegalMove, match="Key a is revoked; it cannot become revoked"):
+    with pytest.raises(InvalidTransition, match="Key a is revoked; it cannot become revoked"):
         keyring.revoke(ring, "a", spare=spare, now_s=400)
 
 
 def test_a_key_that_is_not_there_cannot_be_revoked() -> None:
-    with pytest.raises(IllegalMove, match="There is no key nope"):
+    with pytest.raises(InvalidTransition, match="There is no key nope"):
         keyring.revoke(make_test_ring("a", now_s=100), "nope", spare=make_test_key("z", now_s=300), now_s=300)
 
 
@@ -147,9 +147,9 @@ def test_the_revocation_time_only_grows_and_is_never_in_the_future() -> None:
 
     assert (ring.revoked_before_s, ring.revision) == (200, 2)
     assert keyring.revoke_before(ring, 200, now_s=300) is ring
-    with pytest.raises(IllegalMove, match="in the future"):
+    with pytest.raises(InvalidTransition, match="in the future"):
         keyring.revoke_before(ring, 301, now_s=300)
-    with pytest.raises(IllegalMove, match="cannot be undone"):
+    with pytest.raises(InvalidTransition, match="cannot be undone"):
         keyring.revoke_before(ring, 199, now_s=300)
 
 
@@ -190,16 +190,16 @@ def test_another_deployments_keys_verify_here_and_do_not_sign() -> None:
     theirs = keyring.revoke(theirs, "b", spare=make_test_key("y", now_s=170), now_s=170)
     spare = make_test_key("z", now_s=200)
 
-    taken = keyring.take_in(mine, theirs, spare=spare, now_s=200)
+    taken = keyring.import_foreign(mine, theirs, spare=spare, now_s=200)
 
     assert states(taken) == {"a": "active", "b": "revoked", "c": "retired", "d": "retired"}
     assert (taken.ring_id, taken.revision) == ("deployment-1", 2)
-    assert keyring.take_in(taken, theirs, spare=spare, now_s=200) is taken
+    assert keyring.import_foreign(taken, theirs, spare=spare, now_s=200) is taken
     assert keyring.from_jwk_set(keyring.to_jwk_set(taken)) == taken
 
 
 def test_another_deployments_key_without_a_revocation_refuses_no_guest() -> None:
-    taken = keyring.take_in(make_test_ring("a", now_s=100), foreign_ring("b", now_s=90), spare=None, now_s=200)
+    taken = keyring.import_foreign(make_test_ring("a", now_s=100), foreign_ring("b", now_s=90), spare=None, now_s=200)
 
     assert {key.kid: key.revoked_before_s for key in taken.keys} == {"a": None, "b": 0}
 
@@ -209,27 +209,29 @@ def test_another_deployments_revocation_time_holds_for_its_own_guests_alone() ->
     theirs = keyring.revoke_before(foreign_ring("b", now_s=90), 80, now_s=100)
     spare = make_test_key("z", now_s=200)
 
-    taken = keyring.take_in(mine, theirs, spare=spare, now_s=200)
-    later = keyring.take_in(taken, keyring.revoke_before(theirs, 95, now_s=100), spare=spare, now_s=200)
+    taken = keyring.import_foreign(mine, theirs, spare=spare, now_s=200)
+    later = keyring.import_foreign(taken, keyring.revoke_before(theirs, 95, now_s=100), spare=spare, now_s=200)
 
     assert taken.revoked_before_s == later.revoked_before_s == 50
     assert [(key.kid, key.revoked_before_s) for key in taken.keys] == [("b", 80), ("a", None)]
     assert [(key.kid, key.revoked_before_s) for key in later.keys] == [("b", 95), ("a", None)]
-    assert keyring.take_in(later, theirs, spare=spare, now_s=200) is later
+    assert keyring.import_foreign(later, theirs, spare=spare, now_s=200) is later
 
 
 async def test_guests_of_both_deployments_are_held_against_their_own_revocation_time() -> None:
     clock = HandClock(1_000)
     own, foreign = (keyring.found(real_key(kid), ring_id=kid, derivation_secret=b"s" * 32, now_s=0) for kid in "ab")
     source = Loaded(own)
-    tokens = Tokens(POLICY_OF_TOKENS, keys=source, clock=clock, random_bytes=os.urandom, observe=lambda _event: None)
+    tokens = TokenService(
+        POLICY_OF_TOKENS, keys=source, clock=clock, random_bytes=os.urandom, observe=lambda _event: None
+    )
     issued = {}
     for kid, ring in (("a", own), ("b", foreign)):
         source.hold(ring)
         issued[kid] = (await tokens.issue(payload={})).raw_token
 
     theirs = keyring.revoke_before(foreign, 1_001, now_s=1_001)
-    source.hold(keyring.take_in(own, theirs, spare=real_key("z"), now_s=1_002))
+    source.hold(keyring.import_foreign(own, theirs, spare=real_key("z"), now_s=1_002))
 
     assert (await tokens.verify(issued["a"])).key.kid == "a"
     for _ in range(2):
@@ -241,10 +243,10 @@ async def test_guests_of_both_deployments_are_held_against_their_own_revocation_
 def test_another_deployments_ring_brings_what_was_revoked_and_retired_there_since() -> None:
     mine, theirs = make_test_ring("a", now_s=100), rotated(foreign_ring("b", now_s=90), "c", now_s=95)
     spare = make_test_key("z", now_s=200)
-    taken = keyring.take_in(mine, theirs, spare=spare, now_s=200)
+    taken = keyring.import_foreign(mine, theirs, spare=spare, now_s=200)
 
     theirs = keyring.revoke(rotated(theirs, "d", now_s=300), "b", spare=spare, now_s=310)
-    again = keyring.take_in(taken, theirs, spare=spare, now_s=400)
+    again = keyring.import_foreign(taken, theirs, spare=spare, now_s=400)
 
     assert states(again) == {"a": "active", "b": "revoked", "c": "retired", "d": "retired"}
     assert {key.kid: key.retired_at_s for key in again.keys} == {"a": None, "b": 95, "c": 300, "d": 400}
@@ -255,16 +257,16 @@ def test_another_key_of_a_known_name_is_not_taken_in() -> None:
     spare = make_test_key("z", now_s=200)
 
     with pytest.raises(KeyringDamaged, match="Two different keys are named a"):
-        keyring.take_in(mine, theirs, spare=spare, now_s=200)
+        keyring.import_foreign(mine, theirs, spare=spare, now_s=200)
 
 
 def test_of_this_deployments_own_keys_that_come_back_from_another_a_revocation_alone_counts() -> None:
     mine = rotated(make_test_ring("a", now_s=100), "b", now_s=150)
     spare = make_test_key("z", now_s=200)
-    theirs = keyring.take_in(foreign_ring("c", now_s=90), mine, spare=spare, now_s=200)
+    theirs = keyring.import_foreign(foreign_ring("c", now_s=90), mine, spare=spare, now_s=200)
     theirs = keyring.revoke(keyring.revoke_before(theirs, 180, now_s=200), "a", spare=spare, now_s=210)
 
-    back = keyring.take_in(mine, theirs, spare=spare, now_s=300)
+    back = keyring.import_foreign(mine, theirs, spare=spare, now_s=300)
 
     assert states(back) == {"a": "revoked", "b": "active", "c": "retired"}
     assert {key.kid: key.revoked_before_s for key in back.keys} == {"a": None, "b": None, "c": 180}
@@ -405,9 +407,9 @@ def test_two_rings_that_revoked_each_others_signer_need_a_spare() -> None:
 
     assert not keyring.needs_spare(start, revoked)
     assert keyring.needs_spare(start, without)
-    with pytest.raises(IllegalMove, match="No key is left to sign"):
+    with pytest.raises(InvalidTransition, match="No key is left to sign"):
         keyring.join(start, without, spare=None, now_s=300)
-    with pytest.raises(IllegalMove, match="No key is left to sign"):
+    with pytest.raises(InvalidTransition, match="No key is left to sign"):
         keyring.revoke(start, "a", spare=None, now_s=300)
 
 
@@ -415,8 +417,8 @@ def test_a_ring_that_came_of_another_by_moves_loses_nothing_and_one_that_went_it
     start = keyring.stage(make_test_ring("a", now_s=100), make_test_key("b", now_s=150))
     held = keyring.revoke_before(keyring.promote(start, now_s=200), 50, now_s=200)
     revoked = keyring.revoke(held, "a", spare=None, now_s=300)
-    foreign = keyring.take_in(held, foreign_ring("c", now_s=90), spare=None, now_s=300)
-    later = keyring.take_in(
+    foreign = keyring.import_foreign(held, foreign_ring("c", now_s=90), spare=None, now_s=300)
+    later = keyring.import_foreign(
         held, keyring.revoke_before(foreign_ring("c", now_s=90), 90, now_s=100), spare=None, now_s=300
     )
 
@@ -489,7 +491,7 @@ def _apply(ring: KeyRing, step: tuple[str, int], now_s: int) -> KeyRing:
                 return keyring.revoke_before(ring, now_s, now_s=now_s)
             case _:
                 return keyring.allow_lifetime(ring, 1_000 + number)
-    except IllegalMove:
+    except InvalidTransition:
         return ring
 
 

@@ -10,13 +10,13 @@ import pytest
 
 from service.errors import KeyringError, StoreUnavailable
 from service.keys import keyring
-from service.keys.admin import FOLLOW_S, KeyOperations
+from service.keys.admin import FOLLOW_S, KeyAdmin
 from service.keys.encryption import Sealer, is_sealed, make_secret
 from service.keys.file_store import FileStore
-from service.keys.generator import KeyMint, RingCopy, RingFile
+from service.keys.generator import KeyGenerator, RingCopy, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.manager import FOUNDING_PATIENCE_S, LEAST_BETWEEN_PUTS_S, Keys, Pace
-from service.keys.ports import CodecMaker, KeyCache, KeyMaker
+from service.keys.manager import FOUNDING_PATIENCE_S, LEAST_BETWEEN_PUTS_S, KeyManager, Pace
+from service.keys.ports import KeyCache, KeyMaker, SignerMaker
 from tests.doubles import BrokenCodec, HandClock, MemoryCache, StubCodec, make_stub_key
 
 DAY_S = 86_400
@@ -44,15 +44,15 @@ class World:
         self.steady_clock.now_s += seconds
 
     def file(
-        self, *, secrets: tuple[str, ...] = (), policy: KeyPolicy = POLICY, make_codec: CodecMaker = StubCodec
+        self, *, secrets: tuple[str, ...] = (), policy: KeyPolicy = POLICY, make_signer: SignerMaker = StubCodec
     ) -> RingFile:
-        mint = self.mint(policy=policy, make_codec=make_codec)
+        mint = self.mint(policy=policy, make_signer=make_signer)
         return RingFile(FileStore(self.folder), Sealer(secrets) if secrets else None, mint)
 
     def mint(
-        self, *, policy: KeyPolicy = POLICY, make_codec: CodecMaker = StubCodec, make_key: KeyMaker = make_stub_key
-    ) -> KeyMint:
-        return KeyMint(policy, make_key=make_key, make_codec=make_codec, random_bytes=_random_bytes)
+        self, *, policy: KeyPolicy = POLICY, make_signer: SignerMaker = StubCodec, make_key: KeyMaker = make_stub_key
+    ) -> KeyGenerator:
+        return KeyGenerator(policy, make_key=make_key, make_signer=make_signer, random_bytes=_random_bytes)
 
     def keeper(
         self,
@@ -60,22 +60,22 @@ class World:
         secrets: tuple[str, ...] = (),
         policy: KeyPolicy = POLICY,
         cache: KeyCache | None = None,
-        make_codec: CodecMaker = StubCodec,
+        make_signer: SignerMaker = StubCodec,
         poll_s: float = 1,
         founding_patience_s: float = 0,
-    ) -> Keys:
-        return Keys(
+    ) -> KeyManager:
+        return KeyManager(
             policy,
-            mint=self.mint(policy=policy, make_codec=make_codec),
-            file=self.file(secrets=secrets, policy=policy, make_codec=make_codec),
+            mint=self.mint(policy=policy, make_signer=make_signer),
+            file=self.file(secrets=secrets, policy=policy, make_signer=make_signer),
             copy=None if cache is None else RingCopy(cache, Sealer(secrets)),
             clock=self.clock,
             steady_clock=self.steady_clock,
             pace=Pace(file_poll_s=poll_s, cache_poll_s=poll_s, founding_patience_s=founding_patience_s),
         )
 
-    def follower(self, *, secrets: tuple[str, ...] = (SECRET,), policy: KeyPolicy = POLICY) -> Keys:
-        return Keys(
+    def follower(self, *, secrets: tuple[str, ...] = (SECRET,), policy: KeyPolicy = POLICY) -> KeyManager:
+        return KeyManager(
             policy,
             mint=self.mint(policy=policy),
             file=None,
@@ -108,16 +108,16 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "keys")
 
 
-def held(keys: Keys) -> KeyRing:
+def held(keys: KeyManager) -> KeyRing:
     assert keys.loaded is not None
     return keys.loaded.ring
 
 
-def states(keys: Keys) -> list[str]:
+def states(keys: KeyManager) -> list[str]:
     return [key.state.value for key in held(keys).keys]
 
 
-async def tick(*processes: Keys) -> None:
+async def tick(*processes: KeyManager) -> None:
     """One round of what `run` does for ever."""
     for keys in processes:
         await keys._tend_file()
@@ -151,7 +151,7 @@ async def test_a_second_start_finds_the_ring_of_the_first(world: World) -> None:
 
 
 async def test_a_key_that_fails_its_self_test_never_gets_to_the_disk(world: World) -> None:
-    keys = world.keeper(make_codec=BrokenCodec)
+    keys = world.keeper(make_signer=BrokenCodec)
 
     await keys.start()
 
@@ -885,7 +885,7 @@ class Operator:
     ) -> None:
         self.world = world
         self.pauses: list[tuple[float, list[str]]] = []
-        self.operations = KeyOperations(
+        self.operations = KeyAdmin(
             POLICY,
             mint=world.mint(make_key=make_key),
             file=world.file(secrets=secrets),

@@ -12,7 +12,7 @@ from jose.backends.ecdsa_backend import ECDSAECKey
 from service.errors import InvalidToken, KeyringDamaged
 from service.keys import keyring, signer
 from service.keys.keyring import Algorithm, KeyRing, KeyState
-from service.keys.signer import JoseCodec, encoded_header, inspect, make_key
+from service.keys.signer import Signer, encoded_header, inspect, make_key
 from tests.security.forge import forge, segment
 
 NOW_S = 1_800_000_000
@@ -23,7 +23,7 @@ def ring_of(private: dict[str, Any], *, kid: str = "k1", algorithm: Algorithm = 
     return keyring.found(key, ring_id="test-ring", derivation_secret=b"s" * 32, now_s=NOW_S)
 
 
-def refusal(codec: JoseCodec, token: str) -> str | None:
+def refusal(codec: Signer, token: str) -> str | None:
     try:
         codec.verify(token)
     except InvalidToken as error:
@@ -36,8 +36,8 @@ def test_what_it_signs_it_verifies_and_so_does_an_off_the_shelf_library(algorith
     ring = ring_of(make_key(algorithm), algorithm=algorithm)
     claims = b'{"sub":"G-1","payload":{"a":"\xc3\xbc"}}'
 
-    token = JoseCodec(ring).sign(claims)
-    key, body = JoseCodec(ring).verify(token)
+    token = Signer(ring).sign(claims)
+    key, body = Signer(ring).verify(token)
 
     public = jwt.PyJWK(keyring.public_jwk(ring.active))
     assert (key, body) == (ring.active, claims)
@@ -53,7 +53,7 @@ def test_the_header_has_exactly_these_members_in_this_order() -> None:
 
 def test_a_ring_verifies_what_its_other_keys_signed_and_says_which_key() -> None:
     made = forge()
-    codec = JoseCodec(made.ring)
+    codec = Signer(made.ring)
 
     assert codec.verify(made.token())[0].kid == "active-es"
     assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
@@ -63,13 +63,13 @@ def test_a_revoked_key_is_told_before_the_signature_is_looked_at() -> None:
     made = forge()
     header = segment(made.header(made.revoked))
 
-    assert refusal(JoseCodec(made.ring), f"{header}.e30.AAAA") == "revoked"
+    assert refusal(Signer(made.ring), f"{header}.e30.AAAA") == "revoked"
 
 
 def test_a_ring_without_an_active_key_verifies_and_signs_nothing() -> None:
     made = forge()
     retired = tuple(key for key in made.ring.keys if key.kid == made.retired.kid)
-    codec = JoseCodec(msgspec.structs.replace(made.ring, keys=retired))
+    codec = Signer(msgspec.structs.replace(made.ring, keys=retired))
 
     assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
     with pytest.raises(ValueError, match="without an active key"):
@@ -84,13 +84,13 @@ def test_the_private_part_of_the_active_key_alone_is_loaded(algorithm: Algorithm
         key if key.kid == made.active.kid else msgspec.structs.replace(key, private={**key.private, "d": "AQ"})
         for key in ring.keys
     )
-    codec = JoseCodec(msgspec.structs.replace(ring, keys=broken))
+    codec = Signer(msgspec.structs.replace(ring, keys=broken))
 
     assert codec.verify(codec.sign(b"{}"))[0].kid == made.active.kid
     assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
     damaged = ring_of({**make_key(algorithm), "d": "AQ"}, algorithm=algorithm)
     with pytest.raises(KeyringDamaged, match=f"its numbers make no {algorithm} key"):
-        JoseCodec(damaged)
+        Signer(damaged)
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
@@ -98,13 +98,13 @@ def test_a_key_that_does_not_sign_is_loaded_without_its_private_part(algorithm: 
     ring = ring_of(make_key(algorithm), algorithm=algorithm)
     public = msgspec.structs.replace(ring.active, state=KeyState.RETIRED, private=dict(keyring.public_jwk(ring.active)))
 
-    codec = JoseCodec(msgspec.structs.replace(ring, keys=(public,)))
+    codec = Signer(msgspec.structs.replace(ring, keys=(public,)))
 
-    assert codec.verify(JoseCodec(ring).sign(b"{}"))[0] == public
+    assert codec.verify(Signer(ring).sign(b"{}"))[0] == public
 
 
 def test_the_size_limit_holds_to_the_byte_and_counts_bytes_not_characters() -> None:
-    codec = JoseCodec(forge().ring)
+    codec = Signer(forge().ring)
 
     assert refusal(codec, "A" * 16_384) == "malformed"
     assert refusal(codec, "A" * 16_385) == "too_large"
@@ -115,7 +115,7 @@ def test_the_size_limit_holds_to_the_byte_and_counts_bytes_not_characters() -> N
 @pytest.mark.parametrize("tail", [b"", b"a", b"ab"])
 def test_base64url_has_one_spelling_whatever_the_length(tail: bytes) -> None:
     made = forge()
-    codec = JoseCodec(made.ring)
+    codec = Signer(made.ring)
     body = b'{"x":"\xfb\xff\xfe"}' + tail
 
     token = codec.sign(body)
@@ -130,7 +130,7 @@ def test_base64url_has_one_spelling_whatever_the_length(tail: bytes) -> None:
 
 def test_one_change_anywhere_in_a_token_is_noticed() -> None:
     made = forge()
-    codec = JoseCodec(made.ring)
+    codec = Signer(made.ring)
     token = made.token()
     reasons = set()
 

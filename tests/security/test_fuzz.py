@@ -18,18 +18,18 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from service.config import NAMES, Settings
 from service.errors import GuestSessionsError, InvalidPolicy, InvalidSettings, InvalidToken, KeyringDamaged, WrongSecret
 from service.http import schemas
-from service.http.auth import Access, AccessPolicy
-from service.http.forward_auth import CookiePolicy, Gateway, GatewayPolicy, GuestCookie
+from service.http.auth import ApiKeyAuth, ApiKeyPolicy
+from service.http.forward_auth import CookiePolicy, ForwardAuth, ForwardAuthPolicy, GuestCookie
 from service.http.rate_limit import RateLimiter
 from service.keys import keyring
 from service.keys.encryption import Sealer
 from service.keys.redis_url import parse_redis_url
-from service.keys.signer import JoseCodec, inspect
+from service.keys.signer import Signer, inspect
 from service.merge.policy import compile_policy, parse_policy_file
 from service.merge.receipts import Candidate, merge_guests
 from service.tokens import claims
 from service.tokens.payload_patch import Change, JsonPatch, MergePatch
-from service.tokens.service import TokenPolicy, Tokens, decode_claims
+from service.tokens.service import TokenPolicy, TokenService, decode_claims
 from tests.doubles import HandClock
 from tests.security.bodies import BAD_BODIES
 from tests.security.forge import ISSUER, NOW_S, base64url, forge
@@ -42,7 +42,7 @@ fuzz = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-CODEC = JoseCodec(forge().ring)
+CODEC = Signer(forge().ring)
 GOOD = forge().token()
 
 scalars = (
@@ -307,7 +307,7 @@ def test_an_address_of_redis_raises_a_value_error_alone(text: str) -> None:
 @given(bodies | mutated(keyring.to_jwk_set(forge().ring)))
 def test_a_keyring_of_any_bytes_is_damaged_or_whole(stored: bytes) -> None:
     with suppress(KeyringDamaged):
-        JoseCodec(keyring.from_jwk_set(stored))
+        Signer(keyring.from_jwk_set(stored))
 
 
 SEALER = Sealer((base64url(b"s" * 32) + "=",))
@@ -323,14 +323,14 @@ def test_what_is_sealed_opens_as_it_was_or_not_at_all(sealed: bytes) -> None:
 RATE_PER_S = 1_000_000.0
 
 
-def gateway() -> Gateway:
+def gateway() -> ForwardAuth:
     keys = _Keys()
     policy = TokenPolicy(
         issuers=(ISSUER,), audience=(), ttl_s=60, max_ttl_s=60, renew_after_s=30, max_token_bytes=3_800
     )
     clock = HandClock(NOW_S + 40)
-    return Gateway(
-        GatewayPolicy(
+    return ForwardAuth(
+        ForwardAuthPolicy(
             ensure_on="any",
             headers=frozenset({"payload", "token"}),
             rate_limit_per_s=RATE_PER_S,
@@ -338,7 +338,7 @@ def gateway() -> Gateway:
                 {"GUEST_TRUSTED_PROXIES": "127.0.0.0/8,::1/128,10.0.0.0/8"}
             ).gateway.trusted_proxies,
         ),
-        tokens=Tokens(policy, keys=keys, clock=clock, random_bytes=os.urandom, observe=lambda _event: None),
+        tokens=TokenService(policy, keys=keys, clock=clock, random_bytes=os.urandom, observe=lambda _event: None),
         cookie=GuestCookie(CookiePolicy(name="guest", domain=None, same_site="Lax", secure=False)),
         limiter=RateLimiter(RATE_PER_S, clock=clock),
     )
@@ -411,7 +411,7 @@ def test_a_gateway_answers_whatever_the_headers_and_what_it_answers_fits_headers
 @given(headers)
 def test_the_guard_lets_in_or_raises_its_own_error(sent: CIMultiDictProxy[str]) -> None:
     for keys in ((), ("k" * 20,)):
-        policy = AccessPolicy(api_keys=keys, api_keys_file=None, allowed_origins=frozenset({"https://a.example"}))
+        policy = ApiKeyPolicy(api_keys=keys, api_keys_file=None, allowed_origins=frozenset({"https://a.example"}))
         with suppress(GuestSessionsError):
-            Access(policy, clock=HandClock()).check(sent)
+            ApiKeyAuth(policy, clock=HandClock()).check(sent)
             assert keys == ()

@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import InvalidToken
 from service.keys import keyring
-from service.keys.signer import JoseCodec
+from service.keys.signer import Signer
 from service.tokens import claims
 from service.tokens.service import decode_claims
 from tests.api import Api
@@ -20,8 +20,8 @@ from tests.security.forge import NOW_S, base64url, forge, segment
 
 
 @cache
-def codec() -> JoseCodec:
-    return JoseCodec(forge().ring)
+def codec() -> Signer:
+    return Signer(forge().ring)
 
 
 def refusal(token: str) -> str | None:

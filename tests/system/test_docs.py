@@ -39,7 +39,7 @@ def names_in(text: str, cell: int) -> set[str]:
 
 
 def test_every_module_has_its_place_in_the_architecture() -> None:
-    modules = {path.stem for path in (ROOT / "service").glob("*.py")} - {"__init__", "__main__"}
+    modules = {path.stem for path in (ROOT / "service").rglob("*.py")} - {"__init__", "__main__"}
 
     assert modules - names_in(ARCHITECTURE, 2) == set()
 

@@ -14,13 +14,13 @@ import pytest
 from service.keys import keyring
 from service.keys.encryption import Sealer, make_secret
 from service.keys.file_store import FileStore
-from service.keys.generator import KeyMint, RingCopy, RingFile
+from service.keys.generator import KeyGenerator, RingCopy, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.manager import Keys, Pace
-from service.keys.ports import TokenCodec
+from service.keys.manager import KeyManager, Pace
+from service.keys.ports import TokenSigner
 from service.keys.redis_store import RING_KEY, RedisCache
 from service.keys.redis_url import parse_redis_url
-from service.keys.signer import JoseCodec, make_key
+from service.keys.signer import Signer, make_key
 from tests.redis_servers import Server, running
 
 SECRET = make_secret()
@@ -33,16 +33,16 @@ class Fleet:
     def __init__(self, folder: Path, server: Server) -> None:
         self.folder = folder
         self.server = server
-        self.mint = KeyMint(POLICY, make_key=make_key, make_codec=JoseCodec, random_bytes=os.urandom)
+        self.mint = KeyGenerator(POLICY, make_key=make_key, make_signer=Signer, random_bytes=os.urandom)
         self._running = contextlib.AsyncExitStack()
 
     @property
     def file(self) -> RingFile:
         return RingFile(FileStore(self.folder), Sealer([SECRET]), self.mint)
 
-    async def start(self, *, file: RingFile | None, redis: bool = True, mint: KeyMint | None = None) -> Keys:
+    async def start(self, *, file: RingFile | None, redis: bool = True, mint: KeyGenerator | None = None) -> KeyManager:
         copy = RingCopy(RedisCache(parse_redis_url(f"unix://{self.server.socket}"), timeout_s=1), Sealer([SECRET]))
-        keys = Keys(
+        keys = KeyManager(
             POLICY,
             mint=mint or self.mint,
             file=file,
@@ -104,7 +104,7 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.02)
 
 
-def revision(keys: Keys) -> int:
+def revision(keys: KeyManager) -> int:
     return keys.status().revision
 
 
@@ -184,12 +184,12 @@ async def test_a_bug_costs_a_line_in_the_log_and_not_the_next_rotation(
 ) -> None:
     broken: list[bool] = []
 
-    def make_codec(ring: KeyRing) -> TokenCodec:
+    def make_signer(ring: KeyRing) -> TokenSigner:
         if broken:
             raise RuntimeError("a bug")
-        return JoseCodec(ring)
+        return Signer(ring)
 
-    mint = KeyMint(POLICY, make_key=make_key, make_codec=make_codec, random_bytes=os.urandom)
+    mint = KeyGenerator(POLICY, make_key=make_key, make_signer=make_signer, random_bytes=os.urandom)
     keeper = await fleet.start(file=RingFile(FileStore(fleet.folder), Sealer([SECRET]), mint), mint=mint)
     broken.append(True)
     ring = await fleet.rotate_now()
@@ -201,9 +201,9 @@ async def test_a_bug_costs_a_line_in_the_log_and_not_the_next_rotation(
 
 
 async def test_fifty_first_starts_at_once_make_one_ring(tmp_path: Path) -> None:
-    mint = KeyMint(POLICY, make_key=make_key, make_codec=JoseCodec, random_bytes=os.urandom)
+    mint = KeyGenerator(POLICY, make_key=make_key, make_signer=Signer, random_bytes=os.urandom)
     fleet = [
-        Keys(
+        KeyManager(
             POLICY,
             mint=mint,
             file=RingFile(FileStore(tmp_path / "keys"), None, mint),

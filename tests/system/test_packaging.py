@@ -11,7 +11,10 @@ import pytest
 import service
 
 ROOT = Path(__file__).parents[2]
-READERS = [f"tests/test_{name}.py" for name in ("containers", "docs", "examples", "merging_docs", "security_promises")]
+READERS = [
+    *(f"tests/system/test_{name}.py" for name in ("containers", "docs", "examples", "security_promises")),
+    "tests/merge/test_docs.py",
+]
 """The tests that read the project's files and are quick; others read the same and serve as well."""
 
 

@@ -8,17 +8,17 @@ import pytest
 from service.errors import InvalidToken
 from service.keys import keyring
 from service.keys.keyring import Key, KeyRing
-from service.keys.signer import JoseCodec, make_key
-from service.tokens.cache import TokenMemory
+from service.keys.signer import Signer, make_key
+from service.tokens.cache import TokenCache
 from service.tokens.claims import GuestClaims, parse
-from service.tokens.service import TokenPolicy, Tokens
+from service.tokens.service import TokenPolicy, TokenService
 from tests.doubles import HandClock
 
 NOW_S = 1_800_000_000.0
 ISSUER = "https://guests.example"
 
 
-class CountingCodec(JoseCodec):
+class CountingCodec(Signer):
     """The real codec, which counts the signatures that it looks at."""
 
     def __init__(self, ring: KeyRing) -> None:
@@ -65,14 +65,16 @@ def source() -> Source:
 
 
 @pytest.fixture
-def tokens(source: Source, clock: HandClock) -> Tokens:
+def tokens(source: Source, clock: HandClock) -> TokenService:
     policy = TokenPolicy(
         issuers=(ISSUER,), audience=(), ttl_s=1_000, max_ttl_s=1_000, renew_after_s=100, max_token_bytes=3_800
     )
-    return Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: b"r" * size, observe=lambda _event: None)
+    return TokenService(
+        policy, keys=source, clock=clock, random_bytes=lambda size: b"r" * size, observe=lambda _event: None
+    )
 
 
-async def reason(tokens: Tokens, raw_token: str, **arguments: Any) -> str | None:
+async def reason(tokens: TokenService, raw_token: str, **arguments: Any) -> str | None:
     try:
         await tokens.verify(raw_token, **arguments)
     except InvalidToken as error:
@@ -80,7 +82,7 @@ async def reason(tokens: Tokens, raw_token: str, **arguments: Any) -> str | None
     return None
 
 
-async def test_a_signature_is_looked_at_once(tokens: Tokens, source: Source) -> None:
+async def test_a_signature_is_looked_at_once(tokens: TokenService, source: Source) -> None:
     raw_token = (await tokens.issue(payload={"a": 1})).raw_token
 
     first, second = await tokens.verify(raw_token), await tokens.verify(raw_token)
@@ -91,7 +93,7 @@ async def test_a_signature_is_looked_at_once(tokens: Tokens, source: Source) -> 
 
 @pytest.mark.parametrize(("after_s", "expected"), [(9, None), (10, "expired"), (11, "expired")])
 async def test_a_remembered_token_expires_to_the_second(
-    tokens: Tokens, clock: HandClock, after_s: int, expected: str | None
+    tokens: TokenService, clock: HandClock, after_s: int, expected: str | None
 ) -> None:
     raw_token = (await tokens.issue(payload={}, ttl_s=10)).raw_token
     await tokens.verify(raw_token)
@@ -101,7 +103,7 @@ async def test_a_remembered_token_expires_to_the_second(
     assert await reason(tokens, raw_token) == expected
 
 
-async def test_a_remembered_token_is_due_when_it_has_aged(tokens: Tokens, clock: HandClock) -> None:
+async def test_a_remembered_token_is_due_when_it_has_aged(tokens: TokenService, clock: HandClock) -> None:
     raw_token = (await tokens.issue(payload={})).raw_token
     assert not (await tokens.verify(raw_token)).refresh_due
 
@@ -110,7 +112,7 @@ async def test_a_remembered_token_is_due_when_it_has_aged(tokens: Tokens, clock:
     assert (await tokens.verify(raw_token)).refresh_due
 
 
-async def test_a_remembered_token_is_refused_for_another_audience(tokens: Tokens) -> None:
+async def test_a_remembered_token_is_refused_for_another_audience(tokens: TokenService) -> None:
     raw_token = (await tokens.issue(payload={}, audience=["shop"])).raw_token
 
     assert await reason(tokens, raw_token, audience=["shop"]) is None
@@ -118,7 +120,7 @@ async def test_a_remembered_token_is_refused_for_another_audience(tokens: Tokens
     assert await reason(tokens, raw_token) is None
 
 
-async def test_a_remembered_token_of_a_revoked_key_is_refused(tokens: Tokens, source: Source) -> None:
+async def test_a_remembered_token_of_a_revoked_key_is_refused(tokens: TokenService, source: Source) -> None:
     raw_token = (await tokens.issue(payload={})).raw_token
     await tokens.verify(raw_token)
 
@@ -128,7 +130,7 @@ async def test_a_remembered_token_of_a_revoked_key_is_refused(tokens: Tokens, so
 
 
 async def test_a_remembered_token_of_a_revoked_time_is_refused(
-    tokens: Tokens, source: Source, clock: HandClock
+    tokens: TokenService, source: Source, clock: HandClock
 ) -> None:
     raw_token = (await tokens.issue(payload={})).raw_token
     await tokens.verify(raw_token)
@@ -139,7 +141,7 @@ async def test_a_remembered_token_of_a_revoked_time_is_refused(
     assert await reason(tokens, raw_token) == "revoked"
 
 
-async def test_a_remembered_token_of_a_ring_that_is_gone_is_unknown(tokens: Tokens, source: Source) -> None:
+async def test_a_remembered_token_of_a_ring_that_is_gone_is_unknown(tokens: TokenService, source: Source) -> None:
     raw_token = (await tokens.issue(payload={})).raw_token
     await tokens.verify(raw_token)
 
@@ -149,14 +151,14 @@ async def test_a_remembered_token_of_a_ring_that_is_gone_is_unknown(tokens: Toke
 
 
 @pytest.mark.parametrize("altered", ["{}x", " {}", "{} ", "{}.", "{}="])
-async def test_what_only_resembles_a_remembered_token_is_refused(tokens: Tokens, altered: str) -> None:
+async def test_what_only_resembles_a_remembered_token_is_refused(tokens: TokenService, altered: str) -> None:
     raw_token = (await tokens.issue(payload={})).raw_token
     await tokens.verify(raw_token)
 
     assert await reason(tokens, altered.format(raw_token)) == "malformed"
 
 
-async def test_a_refused_token_is_not_remembered(tokens: Tokens, source: Source) -> None:
+async def test_a_refused_token_is_not_remembered(tokens: TokenService, source: Source) -> None:
     raw_token = (await tokens.issue(payload={})).raw_token
     head, claims, signature = raw_token.split(".")
     forged = f"{head}.{claims}.{signature[::-1]}"
@@ -169,7 +171,9 @@ async def test_a_refused_token_is_not_remembered(tokens: Tokens, source: Source)
 async def test_a_guest_s_id_is_the_random_uuid_of_its_bytes(source: Source, clock: HandClock, number: int) -> None:
     raw = bytes((number * position + number) % 256 for position in range(1, 17))
     policy = TokenPolicy(issuers=(ISSUER,), audience=(), ttl_s=1, max_ttl_s=1, renew_after_s=1, max_token_bytes=3_800)
-    tokens = Tokens(policy, keys=source, clock=clock, random_bytes=lambda size: raw[:size], observe=lambda _event: None)
+    tokens = TokenService(
+        policy, keys=source, clock=clock, random_bytes=lambda size: raw[:size], observe=lambda _event: None
+    )
 
     assert (await tokens.issue(payload={})).claims.subject == f"G-{UUID(bytes=raw, version=4)}"
 
@@ -179,7 +183,7 @@ BODY = b"{}"
 
 
 def test_tokens_in_use_outlast_many_others() -> None:
-    memory = TokenMemory(max_entries=64, max_bytes=1_000_000)
+    memory = TokenCache(max_entries=64, max_bytes=1_000_000)
     found = key("k1"), CLAIMS
     memory.put("in use", found, body=BODY)
 
@@ -193,7 +197,7 @@ def test_tokens_in_use_outlast_many_others() -> None:
 
 
 def test_a_token_beyond_the_bound_is_not_remembered() -> None:
-    memory = TokenMemory(max_entries=64, max_bytes=20_000)
+    memory = TokenCache(max_entries=64, max_bytes=20_000)
     memory.put("small", (key("k1"), CLAIMS), body=BODY)
     memory.put("large", (key("k1"), CLAIMS), body=b"[" * 10_000)
 
@@ -219,7 +223,7 @@ def test_memory_stays_within_its_bytes_whatever_the_payload(piece: object) -> No
     found_key = key("k1")
     tracemalloc.start()
     try:
-        memory = TokenMemory(max_entries=100_000, max_bytes=bound_bytes)
+        memory = TokenCache(max_entries=100_000, max_bytes=bound_bytes)
         for number in range(3_000):
             made = GuestClaims(ISSUER, f"G-{number}", (), 1, 2, 1, "t", 1, {"a": piece, "b": [piece, piece]})
             body = msgspec.json.encode(made.to_json())

@@ -40,7 +40,7 @@ def test_a_first_token_starts_its_lineage_at_version_1_with_its_time_rounded_dow
         ttl_s=60,
         token_id="t-1",
         payload={"cart": []},
-        further={},
+        extra_claims={},
         now_s=1_700_000_000.999,
     )
 
@@ -53,7 +53,14 @@ def test_one_audience_is_written_as_a_string_and_several_as_a_list(
     audience: tuple[str, ...], member: dict[str, Any]
 ) -> None:
     first = claims.first(
-        issuer=ISSUER, subject="G-1", audience=audience, ttl_s=1, token_id="t", payload={}, further={"x": 1}, now_s=0
+        issuer=ISSUER,
+        subject="G-1",
+        audience=audience,
+        ttl_s=1,
+        token_id="t",
+        payload={},
+        extra_claims={"x": 1},
+        now_s=0,
     )
 
     assert {name: value for name, value in first.to_json().items() if name == "aud"} == member
@@ -91,15 +98,15 @@ def test_what_was_written_reads_back_the_same() -> None:
     token = made(aud=["a", "b"], x=[1], y=None)
 
     assert claims.parse({**token.to_json(), "aud": ["a", "b"]}) == token
-    assert (token.audience, token.further) == (("a", "b"), {"x": [1], "y": None})
+    assert (token.audience, token.extra_claims) == (("a", "b"), {"x": [1], "y": None})
 
 
 @pytest.mark.parametrize("audience", [{}, {"aud": "a"}])
 @pytest.mark.parametrize("number", range(4))
-def test_every_further_claim_is_kept(audience: dict[str, Any], number: int) -> None:
-    further = {f"x-{each}": each for each in range(number)}
+def test_every_extra_claim_is_kept(audience: dict[str, Any], number: int) -> None:
+    extra = {f"x-{each}": each for each in range(number)}
 
-    assert made(**audience, **further).further == further
+    assert made(**audience, **extra).extra_claims == extra
 
 
 @pytest.mark.parametrize(("aud", "audience"), [("a", ("a",)), (["a"], ("a",)), (["a", "b", "a"], ("a", "b", "a"))])

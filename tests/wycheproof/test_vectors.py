@@ -20,7 +20,7 @@ import pytest
 from service.errors import InvalidToken
 from service.keys import keyring, signer
 from service.keys.keyring import Algorithm
-from service.keys.signer import JoseCodec
+from service.keys.signer import Signer
 from tests.security.forge import base64url
 
 FOLDER: Final = Path(os.environ.get("WYCHEPROOF") or "testvectors_v1")
@@ -80,7 +80,7 @@ def test_no_token_is_taken_and_a_good_one_only_for_its_header(jwk: dict[str, Any
         assert not is_good(algorithm, private, signed.encode() + b"x", raw_signature)
 
 
-def codec(private: dict[str, Any], algorithm: Algorithm) -> JoseCodec:
+def codec(private: dict[str, Any], algorithm: Algorithm) -> Signer:
     key = keyring.new_key(
         {name: value for name, value in private.items() if name not in ("kid", "use", "alg")},
         kid=base64url(b"wycheproof"),
@@ -88,7 +88,7 @@ def codec(private: dict[str, Any], algorithm: Algorithm) -> JoseCodec:
         max_lifetime_s=1,
         now_s=0,
     )
-    return JoseCodec(keyring.found(key, ring_id="d", derivation_secret=b"s" * 32, now_s=0))
+    return Signer(keyring.found(key, ring_id="d", derivation_secret=b"s" * 32, now_s=0))
 
 
 def test_there_are_vectors() -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Aside:
+class OffloadThread:
     """A `ports.Compute`. Its thread starts with the first call."""
 
     def __init__(self) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from service.http import schemas
-from service.http.aside import Aside
-from service.keys.ports import at_once
+from service.http.offload import OffloadThread
+from service.keys.ports import run_inline
 from tests.api import Api
 
 
 async def test_computations_run_one_after_the_other_in_a_thread_of_their_own() -> None:
-    aside = Aside()
+    aside = OffloadThread()
     seen: list[str] = []
 
     def work(name: str) -> str:
@@ -27,7 +27,7 @@ async def test_computations_run_one_after_the_other_in_a_thread_of_their_own() -
     assert seen == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
 
 
-@pytest.mark.parametrize("compute", [at_once, Aside()])
+@pytest.mark.parametrize("compute", [run_inline, OffloadThread()])
 async def test_what_the_work_raises_comes_out(compute: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         await compute(lambda: 1 // 0)
