@@ -13,7 +13,8 @@ from aiohttp import web
 from service.config import Settings
 from service.errors import StoreUnavailable
 from service.http.auth import ApiKeyAuth
-from service.http.forward_auth import ForwardAuth, GuestCookie
+from service.http.cookies import GuestCookie
+from service.http.forward_auth import ForwardAuth
 from service.http.handlers import BODY_TIMEOUT_S, Api
 from service.http.loop_watch import LoopWatch
 from service.http.metrics import COLUMNS, Metrics, SharedCounters

@@ -15,7 +15,9 @@ import msgspec
 
 from service.errors import Fault, InvalidPolicy, InvalidSettings
 from service.http.auth import ApiKeyPolicy, check_api_key, is_loopback, parse_api_keys_file
-from service.http.forward_auth import CookiePolicy, ForwardAuthPolicy, Network, SameSite
+from service.http.cookies import CookiePolicy, SameSite
+from service.http.forward_auth import ForwardAuthPolicy
+from service.http.rate_limit import Network
 from service.keys.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.keys.redis_url import parse_redis_url
 from service.keys.signer import MAX_TOKEN_BYTES

@@ -16,7 +16,8 @@ from aiohttp import web
 from service.errors import Fault, InvalidPolicy, InvalidRequest, InvalidToken, NotReady, TokenTooLarge
 from service.http import schemas, swagger_ui
 from service.http.auth import ApiKeyAuth
-from service.http.forward_auth import ForwardAuth, GuestCookie
+from service.http.cookies import GuestCookie
+from service.http.forward_auth import ForwardAuth
 from service.http.metrics import CONTENT_TYPE, Metrics
 from service.http.problems import Handler, HttpProblem, failure_response
 from service.http.request import read_body
@@ -137,7 +138,7 @@ class Api:
         except InvalidToken as error:
             return _json(_OK, {"active": False, "reason": error.reason})
         expires_in_s = token.claims.expires_at_s - int(self._clock())
-        bytes_left = self._cookie.bytes_left(token_bytes=token.size_bytes, max_age_s=expires_in_s)
+        bytes_left = self._cookie.bytes_left(token.size_bytes, max_age_s=expires_in_s)
         return _json(_OK, schemas.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left))
 
     async def introspect(self, _request: web.Request, body: bytes) -> Response:
@@ -175,13 +176,13 @@ class Api:
         """`/v1/auth`, any method, any path below: for gateways."""
         headers = request.headers
         if _asks_to_ensure(request):
-            identity = await self._gateway.ensure(headers, method=request.method, peer=request.remote)
-            if identity["X-Guest-New"] == "1":
+            decision = await self._gateway.ensure(headers, method=request.method, peer=request.remote)
+            if decision.outcome == "new":
                 self._metrics.token("minted")
-            return Response(_AUTH, extra_headers=identity)
+            return Response(_AUTH, extra_headers=decision.headers)
         verified = await self._gateway.verify(headers)
         if verified is not None:
-            return Response(_AUTH, extra_headers=verified)
+            return Response(_AUTH, extra_headers=verified.headers)
         return Response(_AUTH_REFUSED if self._gateway.presents_a_token(headers) else _AUTH_MISSING)
 
     async def jwks(self, request: web.Request) -> Response:
@@ -243,7 +244,7 @@ class Api:
         return schemas.token_object(token, cookie_bytes_left=self._bytes_left(token))
 
     def _bytes_left(self, token: SignedToken) -> int:
-        return self._cookie.bytes_left(token_bytes=len(token.raw_token), max_age_s=token.claims.lifetime_s)
+        return self._cookie.bytes_left(len(token.raw_token), max_age_s=token.claims.lifetime_s)
 
     def _token_answer(self, head: ResponseHead, token: SignedToken, *, cookie: bool) -> Response:
         extra_headers = None

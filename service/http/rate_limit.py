@@ -4,10 +4,15 @@ Of each client one time is kept, that at which its bucket will be full again (th
 I.371). Knows addresses as text and no more.
 """
 
+import ipaddress
 import mmap
+from collections.abc import Iterable
 from typing import Final
 
 from service.keys.ports import Clock
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 CLIENTS_REMEMBERED: Final = 65_536
 """Places in the table: 1 MiB, of which the kernel gives only what is touched. Some thousand clients that are short of
@@ -74,3 +79,29 @@ class RateLimiter:
         allowed = missing <= self._burst - 1
         self._clients[client] = now_s + (missing + (1 if allowed else 0)) / self._rate_per_s
         return allowed
+
+
+def client_network(peer: str | None, *, forwarded_for: Iterable[str], trusted: Iterable[Network]) -> str:
+    """The client that the limit counts: the last address that no trusted proxy reports as its own peer.
+
+    `forwarded_for` are the `X-Forwarded-For` lines. One subscriber has an IPv4 address, or an IPv6 network of 64 bits.
+    """
+    hops = [hop.strip() for line in forwarded_for for hop in line.split(",")]
+    trusted = tuple(trusted)
+    address = _parse_address(peer or "")
+    while hops and address is not None and any(address in network for network in trusted):
+        address = _parse_address(hops.pop())
+    if address is None:
+        return "unknown"
+    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))  # noqa: PLR2004
+
+
+def _parse_address(text: str) -> Address | None:
+    """An address as proxies write it: bare, in brackets, or with a port."""
+    bare = text.partition("]")[0].lstrip("[") if text.startswith("[") else text
+    bare = bare.partition(":")[0] if bare.count(":") == 1 else bare
+    try:
+        address = ipaddress.ip_address(bare.partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address

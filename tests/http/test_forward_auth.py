@@ -5,7 +5,7 @@ import msgspec
 import pytest
 from yarl import URL
 
-from service.http.forward_auth import CookiePolicy, GuestCookie
+from service.http.cookies import CookiePolicy, GuestCookie
 from tests.api import Answer, Api
 from tests.conftest import MakeApi
 from tests.doubles import HandClock

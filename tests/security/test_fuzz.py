@@ -19,7 +19,8 @@ from service.config import NAMES, Settings
 from service.errors import GuestSessionsError, InvalidPolicy, InvalidSettings, InvalidToken, KeyringDamaged, WrongSecret
 from service.http import schemas
 from service.http.auth import ApiKeyAuth, ApiKeyPolicy
-from service.http.forward_auth import CookiePolicy, ForwardAuth, ForwardAuthPolicy, GuestCookie
+from service.http.cookies import CookiePolicy, GuestCookie
+from service.http.forward_auth import ForwardAuth, ForwardAuthPolicy
 from service.http.rate_limit import RateLimiter
 from service.keys import keyring
 from service.keys.encryption import Sealer
@@ -399,11 +400,11 @@ def test_a_gateway_answers_whatever_the_headers_and_what_it_answers_fits_headers
     ensured = asyncio.run(GATEWAY.ensure(sent, method="GET", peer=peer))
 
     for answer in (verified or ensured, ensured):
-        for name, value in answer.items():
+        for name, value in answer.headers.items():
             assert (name + value).isascii()
             assert (name + value).isprintable()
     if verified is not None:
-        assert verified["X-Guest-Id"] == "G-1"
+        assert verified.headers["X-Guest-Id"] == "G-1"
         assert any(GOOD in value for value in sent.values())
 
 
