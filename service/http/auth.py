@@ -1,21 +1,22 @@
-"""Who may call the API: holders of an API key, or, with none configured, anyone but a foreign web page.
+"""Who may call the API: holders of an API key, or, with none configured, anyone except a web page from elsewhere.
 
-A key is compared in constant time and never logged. The keys' file is re-read when it changes.
+A key is compared in constant time and never logged. The file of API keys is read again when it changes.
 """
 
+import base64
 import hashlib
 import hmac
 import ipaddress
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import msgspec
-from multidict import CIMultiDictProxy
 
+from service.http.cookies import Headers
 from service.http.problems import HttpProblem
 from service.keys.ports import Clock
 
@@ -35,7 +36,7 @@ class ApiKeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
     allowed_origins: frozenset[str]
 
     def __repr__(self) -> str:
-        return f"AccessPolicy(api_keys={len(self.api_keys)}, api_keys_file={self.api_keys_file!r})"
+        return f"ApiKeyPolicy(api_keys={len(self.api_keys)}, api_keys_file={self.api_keys_file!r})"
 
 
 class ApiKeyAuth:
@@ -50,25 +51,33 @@ class ApiKeyAuth:
         # request reads the keys again; a stamp taken here would count a change since then as read.
         self._stamp: _Stamp | None = ()
         self._looked_at_s = -math.inf
+        self._reported: str | None = None
 
-    def check(self, headers: CIMultiDictProxy[str]) -> None:
+    def check(self, headers: Headers) -> None:
         """Lets the request through.
 
         Raises:
             HttpProblem: `unauthorized` or `forbidden_origin`.
         """
-        if self.asks_for_a_key:
-            self._reload()
-            self._check_key(headers)
-        else:
-            self._check_origin(headers.get("Origin"))
+        self._check(headers, _presented(headers))
 
-    def _check_key(self, headers: CIMultiDictProxy[str]) -> None:
-        presented = _digests(_presented(headers))
-        if not presented:
+    def check_client(self, headers: Headers, form: Mapping[str, str]) -> None:
+        """As `check`, and the key may come as an OAuth client's secret (RFC 6749, section 2.3.1), with any client id.
+
+        That is the password of `Authorization: Basic`, or `client_secret` in `form`, the decoded body.
+        """
+        self._check(headers, [*_presented(headers), *_basic_passwords(headers), form.get("client_secret", "")])
+
+    def _check(self, headers: Headers, presented: Iterable[str]) -> None:
+        if not self.asks_for_a_key:
+            self._check_origin(headers.get("Origin"))
+            return
+        self._reload()
+        digests = _digests(key for key in presented if key)
+        if not digests:
             raise _unauthorized('Bearer realm="guest-sessions"')
-        # Digests of one length, and every key compared: the time tells neither a key's length nor which one was close.
-        if not sum(hmac.compare_digest(digest, known) for digest in presented for known in self._digests):
+        # Digests of one length, and every key compared: the time says neither a key's length nor which one was close.
+        if not sum(hmac.compare_digest(digest, known) for digest in digests for known in self._digests):
             raise _unauthorized('Bearer realm="guest-sessions", error="invalid_token"')
 
     def _check_origin(self, origin: str | None) -> None:
@@ -83,23 +92,38 @@ class ApiKeyAuth:
             return
         self._looked_at_s = now_s
         stamp = _stamp(self._policy.api_keys_file)
-        if stamp == self._stamp:
+        if stamp is not None and stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             keys = parse_api_keys_file(self._policy.api_keys_file.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            logger.error("the API keys' file is unusable, the keys stay as they were: %s", error)  # noqa: TRY400
+            # The stamp is not kept: the file may be in the middle of being replaced, and the next look reads it again.
+            if str(error) != self._reported:
+                self._reported = str(error)
+                logger.error("the file of API keys cannot be used, the keys stay as they were: %s", error)  # noqa: TRY400
             return
+        self._stamp, self._reported = stamp, None
         self._digests = _digests(keys)
         logger.info("API keys read again: %d", len(keys))
 
 
-def _presented(headers: CIMultiDictProxy[str]) -> list[str]:
+def _presented(headers: Headers) -> list[str]:
     """Each place may hold the key: a gateway may have put something of its own into the other."""
     scheme, _, credentials = headers.get("Authorization", "").partition(" ")
     bearer = credentials.strip() if scheme.lower() == "bearer" else ""
-    return [key for key in (bearer, headers.get("X-API-Key", "")) if key]
+    return [bearer, headers.get("X-API-Key", "")]
+
+
+def _basic_passwords(headers: Headers) -> list[str]:
+    """The password of `Authorization: Basic` (RFC 7617), as it is and form-decoded: clients differ."""
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return []
+    try:
+        _, _, password = base64.b64decode(credentials.strip(), validate=True).decode("utf-8").partition(":")
+    except ValueError:
+        return []
+    return [password, unquote_plus(password)]
 
 
 def _digest(key: str) -> bytes:
@@ -119,7 +143,7 @@ def _stamp(path: Path) -> _Stamp | None:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _is_loopback_origin(origin: str) -> bool:
@@ -131,7 +155,8 @@ def _is_loopback_origin(origin: str) -> bool:
 
 
 def _unauthorized(challenge: str) -> HttpProblem:
-    return HttpProblem("unauthorized", "A valid API key is needed.", headers={"WWW-Authenticate": challenge})
+    detail = "A valid API key is needed, as X-API-Key: KEY or Authorization: Bearer KEY."
+    return HttpProblem("unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
 
 def is_loopback(host: str) -> bool:

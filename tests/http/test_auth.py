@@ -1,4 +1,7 @@
+import base64
+import os
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -49,7 +52,7 @@ async def test_a_keys_file_that_turns_unusable_leaves_the_keys_as_they_were(
         assert (await api.post("/v1/issue", {})).status == 401
 
 
-def test_a_keys_file_that_vanishes_is_told_once_and_read_when_it_is_back(
+def test_a_missing_keys_file_is_reported_once(
     tmp_path: Path, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "api-keys"
@@ -66,7 +69,7 @@ def test_a_keys_file_that_vanishes_is_told_once_and_read_when_it_is_back(
 
     access.check(presenting(NEW))
     assert [message.partition(":")[0] for message in told] == [
-        "the API keys' file is unusable, the keys stay as they were"
+        "the file of API keys cannot be used, the keys stay as they were"
     ]
 
 
@@ -81,3 +84,72 @@ def test_a_worker_forked_with_settings_of_old_holds_the_keys_of_now(tmp_path: Pa
     access.check(presenting(NEW))
     with pytest.raises(HttpProblem, match="A valid API key is needed"):
         access.check(presenting(OLD))
+
+
+def test_a_keys_file_replaced_while_unreadable_is_read_again(tmp_path: Path, clock: HandClock) -> None:
+    """The stamp of a file that could not be read must not count as read: a withdrawn key would stay valid."""
+    file = tmp_path / "api-keys"
+    file.write_text(OLD)
+    auth = ApiKeyAuth(Settings.from_mapping({"GUEST_API_KEYS_FILE": str(file)}).access, clock=clock)
+    auth.check(presenting(OLD))
+
+    file.write_bytes(b"\xff" * len(NEW))
+    clock.now_s += 2
+    auth.check(presenting(OLD))
+    stamp = file.stat()
+    file.write_text(NEW)
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    clock.now_s += 2
+
+    auth.check(presenting(NEW))
+    with pytest.raises(HttpProblem):
+        auth.check(presenting(OLD))
+
+
+def basic(password: str) -> CIMultiDictProxy[str]:
+    encoded = base64.b64encode(f"any-client:{password}".encode()).decode()
+    return CIMultiDictProxy(CIMultiDict({"Authorization": f"Basic {encoded}"}))
+
+
+SECRET = "key+with%reserved:characters"
+
+
+@pytest.mark.parametrize(
+    ("headers", "form"),
+    [
+        pytest.param(presenting(SECRET), {}, id="X-API-Key"),
+        pytest.param(CIMultiDictProxy(CIMultiDict({"Authorization": f"Bearer {SECRET}"})), {}, id="Bearer"),
+        pytest.param(basic(SECRET), {}, id="Basic, raw"),
+        pytest.param(basic(quote_plus(SECRET)), {}, id="Basic, form-encoded"),
+        pytest.param(CIMultiDictProxy(CIMultiDict()), {"client_secret": SECRET}, id="client_secret"),
+    ],
+)
+def test_a_client_presents_the_key_where_oauth_puts_it(headers: CIMultiDictProxy[str], form: dict[str, str]) -> None:
+    auth = ApiKeyAuth(Settings.from_mapping({"GUEST_API_KEYS": SECRET}).access, clock=HandClock())
+
+    auth.check_client(headers, form)
+
+
+@pytest.mark.parametrize(
+    ("headers", "form"),
+    [
+        pytest.param(basic(SECRET[:-1]), {}, id="Basic, another password"),
+        pytest.param(CIMultiDictProxy(CIMultiDict({"Authorization": "Basic %%%"})), {}, id="Basic, no base64"),
+        pytest.param(CIMultiDictProxy(CIMultiDict({"Authorization": "Basic /w=="})), {}, id="Basic, no UTF-8"),
+        pytest.param(CIMultiDictProxy(CIMultiDict()), {"client_secret": "x"}, id="client_secret, another"),
+        pytest.param(CIMultiDictProxy(CIMultiDict()), {"client_id": SECRET}, id="as the client's id"),
+    ],
+)
+def test_a_client_without_the_key_is_refused(headers: CIMultiDictProxy[str], form: dict[str, str]) -> None:
+    auth = ApiKeyAuth(Settings.from_mapping({"GUEST_API_KEYS": SECRET}).access, clock=HandClock())
+
+    with pytest.raises(HttpProblem) as refused:
+        auth.check_client(headers, form)
+    assert refused.value.code == "unauthorized"
+
+
+def test_only_clients_may_present_the_key_as_a_password() -> None:
+    auth = ApiKeyAuth(Settings.from_mapping({"GUEST_API_KEYS": SECRET}).access, clock=HandClock())
+
+    with pytest.raises(HttpProblem):
+        auth.check(basic(SECRET))
