@@ -1,7 +1,8 @@
-"""The settings: one frozen value from a mapping of `GUEST_…` variables, every fault named at once.
+"""The settings: one frozen value from a mapping of `GUEST_…` variables, with every fault reported at once.
 
-Owns names, defaults, ranges and the rules that keep a start safe. Does not know who reads the environment; a file that
-a variable names is read through `read_file`. Hands out narrow policies, so that no other module sees the whole.
+Owns the names, defaults and ranges of the settings, and the rules that keep a start safe. It does not read the
+environment itself; a file that a variable names is read through `read_file`. The settings are grouped into the policies
+of the modules that they are for, so that no other module depends on all of them.
 """
 
 import ipaddress
@@ -27,6 +28,7 @@ from service.tokens.service import TokenPolicy
 T = TypeVar("T")
 _NONE: Final[tuple[str, ...]] = ()
 
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 TEN_YEARS_S: Final = 315_360_000
 LONGEST_DIGITS: Final = 19
 LONGEST_TTL_S: Final = 10 * TEN_YEARS_S
@@ -78,52 +80,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return settings
 
 
-NAMES: Final = (
-    "GUEST_HOST",
-    "GUEST_PORT",
-    "GUEST_WORKERS",
-    "GUEST_ISSUER",
-    "GUEST_AUDIENCE",
-    "GUEST_ALGORITHM",
-    "GUEST_TTL",
-    "GUEST_MAX_TTL",
-    "GUEST_RENEW_AFTER",
-    "GUEST_MAX_TOKEN_BYTES",
-    "GUEST_MAX_BODY_BYTES",
-    "GUEST_KEYS_DIR",
-    "GUEST_KEYS_SECRET",
-    "GUEST_KEYS_SECRET_FILE",
-    "GUEST_API_KEYS",
-    "GUEST_API_KEYS_FILE",
-    "GUEST_ALLOW_NO_API_KEYS",
-    "GUEST_REDIS_URL",
-    "GUEST_ROTATE_EVERY",
-    "GUEST_JWKS_MAX_AGE",
-    "GUEST_COOKIE_NAME",
-    "GUEST_COOKIE_DOMAIN",
-    "GUEST_COOKIE_SAMESITE",
-    "GUEST_ENSURE_ON",
-    "GUEST_AUTH_HEADERS",
-    "GUEST_MERGE_POLICIES",
-    "GUEST_RATE_LIMIT",
-    "GUEST_TRUSTED_PROXIES",
-    "GUEST_LOG_LEVEL",
-    "GUEST_LOG_FORMAT",
-)
-
-
 class _Reader:
-    """Takes variables one at a time and collects the faults, so that all are told at once."""
+    """Reads variables one at a time, and records the names that were read and the faults that were found."""
 
-    def __init__(self, variables: Mapping[str, str], read_file: Callable[[Path], bytes]) -> None:
+    def __init__(self, variables: Mapping[str, str], read_file: Callable[[Path], bytes] = Path.read_bytes) -> None:
         self.variables = variables
         self.read_file = read_file
+        self.names: dict[str, None] = {}  # a set that keeps the order
         self.faults: list[Fault] = []
 
     def fault(self, name: str, message: str) -> None:
         self.faults.append(Fault(name, message))
 
     def text(self, name: str) -> str | None:
+        self.names[name] = None
         return self.variables.get(name, "").strip() or None
 
     def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
@@ -188,7 +158,10 @@ def _read(reader: _Reader) -> Settings:
         max_body_bytes=reader.whole("GUEST_MAX_BODY_BYTES", 262_144, least=1_024, most=16_777_216),
         log_level=reader.choice("GUEST_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         log_format=reader.choice("GUEST_LOG_FORMAT", ("text", "json"), None),
-        unknown=tuple(sorted(name for name in reader.variables if name.startswith("GUEST_") and name not in NAMES)),
+        # The last to be read: by now the reader has seen every name that is a setting.
+        unknown=tuple(
+            sorted(name for name in reader.variables if name.startswith("GUEST_") and name not in reader.names)
+        ),
     )
 
 
@@ -446,4 +419,11 @@ def _origin(issuer: str) -> str:
     return f"{url.scheme}://{host}{port}"
 
 
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+def _all_names() -> tuple[str, ...]:
+    reader = _Reader({})
+    _read(reader)
+    return tuple(reader.names)
+
+
+NAMES: Final = _all_names()
+"""The names of all settings, as the reader asks for them."""

@@ -42,7 +42,13 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 
 
 def test_an_empty_variable_counts_as_absent() -> None:
-    assert Settings.from_mapping(dict.fromkeys(NAMES, "")).port == 8080
+    settings = Settings.from_mapping(dict.fromkeys(NAMES, ""))
+
+    assert (settings.port, settings.unknown) == (8080, ())
+
+
+def test_the_names_are_those_that_the_reader_asks_for() -> None:
+    assert (NAMES[0], len(NAMES), len(set(NAMES))) == ("GUEST_HOST", 30, 30)
 
 
 def test_the_issuer_follows_host_and_port() -> None:
