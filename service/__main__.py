@@ -20,7 +20,8 @@ def main() -> None:
 
 
 def _is_ready() -> bool:
-    host, port = os.environ.get("GUEST_HOST") or "127.0.0.1", os.environ.get("GUEST_PORT") or "8080"
+    host = os.environ.get("GUEST_HOST", "").partition(",")[0].strip() or "127.0.0.1"
+    port = os.environ.get("GUEST_PORT") or "8080"
     try:
         connection = HTTPConnection(host, int(port), timeout=1)
         connection.request("GET", "/readyz")

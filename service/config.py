@@ -7,6 +7,7 @@ of the modules that they are for, so that no other module depends on all of them
 
 import ipaddress
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -15,20 +16,21 @@ from urllib.parse import urlsplit
 import msgspec
 
 from service.errors import Fault, InvalidPolicy, InvalidSettings
-from service.http.auth import ApiKeyPolicy, check_api_key, is_loopback, parse_api_keys_file
+from service.http.auth import ApiKeyPolicy, is_loopback, parse_api_key_list, parse_api_keys_file, web_origin
 from service.http.cookies import CookiePolicy, SameSite
 from service.http.forward_auth import ForwardAuthPolicy
 from service.http.rate_limit import Network
+from service.keys.encryption import parse_secrets
 from service.keys.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.keys.redis_url import parse_redis_url
 from service.keys.signer import MAX_TOKEN_BYTES
 from service.merge.policy import SHIPPED, Policy, parse_policy_file
+from service.strict_json import parse_rfc3339
 from service.tokens.service import TokenPolicy
 
 T = TypeVar("T")
 _NONE: Final[tuple[str, ...]] = ()
 
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 TEN_YEARS_S: Final = 315_360_000
 LONGEST_DIGITS: Final = 19
 LONGEST_TTL_S: Final = 10 * TEN_YEARS_S
@@ -36,7 +38,7 @@ LONGEST_TTL_S: Final = 10 * TEN_YEARS_S
 
 SAMPLES: Final = {
     "GUEST_API_KEYS": "sample-api-key-not-for-production",
-    "GUEST_KEYS_SECRET": "c2FtcGxlLXNlY3JldC1ub3QtZm9yLXByb2R1Y3Rpb24",
+    "GUEST_KEYS_SECRET": "c2FtcGxlLXNlY3JldC1ub3QtZm9yLXByb2R1Y3Rpb24=",
 }
 """What `.env.example` has, so that everybody knows it: taken only where the issuers are this machine."""
 
@@ -44,25 +46,28 @@ SAMPLES: Final = {
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Made by `from_mapping` alone."""
 
-    host: str
+    hosts: tuple[str, ...]
     port: int
     workers: int
     tokens: TokenPolicy
     keys: KeyPolicy
     keys_dir: Path | None
     keys_secrets: tuple[str, ...]
+    keys_required: bool
     redis_url: str | None
+    redis_prefix: str
     cookie: CookiePolicy
     gateway: ForwardAuthPolicy
     access: ApiKeyPolicy
-    merge_policies: dict[str, Policy]
+    merge_policies: Mapping[str, Policy]
+    merge_policy: str
     max_body_bytes: int
     log_level: str
     log_format: Literal["text", "json"] | None
     unknown: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"Settings(host={self.host!r}, port={self.port}, issuers={self.tokens.issuers!r})"
+        return f"Settings(hosts={self.hosts!r}, port={self.port}, issuers={self.tokens.issuers!r})"
 
     @classmethod
     def from_mapping(
@@ -115,6 +120,9 @@ class _Reader:
 
         return self.parsed(name, parse, default)
 
+    def flag(self, name: str) -> bool:
+        return bool(self.choice(name, ("0", "1"), "0") == "1")
+
     def choice(self, name: str, choices: tuple[str, ...], default: Any) -> Any:
         def parse(text: str) -> str:
             if text not in choices:
@@ -136,41 +144,45 @@ class _Reader:
 
 
 def _read(reader: _Reader) -> Settings:
-    host = reader.parsed("GUEST_HOST", _parse_host, "127.0.0.1")
+    hosts: tuple[str, ...] = reader.parsed("GUEST_HOST", _parse_hosts, ("127.0.0.1",))
     port = reader.whole("GUEST_PORT", 8080, least=0, most=65535)
-    issuers = _read_issuers(reader, host=host, port=port)
+    outside = next((host for host in hosts if not is_loopback(host)), None)
+    issuers = _read_issuers(reader, host=hosts[0], port=port, outside=outside)
     tokens = _read_tokens(reader, issuers)
     keys_dir, keys_secrets, redis_url = _read_key_places(reader)
-    _refuse_samples(reader, issuers)
+    access = _read_access(reader, outside=outside, issuers=issuers)
+    _refuse_samples(reader, issuers, keys_secrets=keys_secrets, api_keys=access.api_keys)
+    merge_policies, merge_policy = _read_merge_policies(reader)
     return Settings(
-        host=host,
+        hosts=hosts,
         port=port,
         workers=reader.whole("GUEST_WORKERS", 1, least=1, most=256),
         tokens=tokens,
         keys=_read_keys(reader, tokens),
         keys_dir=keys_dir,
         keys_secrets=keys_secrets,
+        keys_required=reader.flag("GUEST_KEYS_REQUIRED"),
         redis_url=redis_url,
+        redis_prefix=reader.parsed("GUEST_REDIS_PREFIX", _parse_redis_prefix, "guest-sessions:"),
         cookie=_read_cookie(reader, issuers),
-        gateway=_read_gateway(reader, host),
-        access=_read_access(reader, host=host, issuers=issuers),
-        merge_policies=_read_merge_policies(reader),
+        gateway=_read_gateway(reader, outside),
+        access=access,
+        merge_policies=merge_policies,
+        merge_policy=merge_policy,
         max_body_bytes=reader.whole("GUEST_MAX_BODY_BYTES", 262_144, least=1_024, most=16_777_216),
         log_level=reader.choice("GUEST_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         log_format=reader.choice("GUEST_LOG_FORMAT", ("text", "json"), None),
         # The last to be read: by now the reader has seen every name that is a setting.
-        unknown=tuple(
-            sorted(name for name in reader.variables if name.startswith("GUEST_") and name not in reader.names)
-        ),
+        unknown=tuple(sorted(n for n in reader.variables if n.startswith("GUEST_") and n not in reader.names)),
     )
 
 
-def _read_issuers(reader: _Reader, *, host: str, port: int) -> tuple[str, ...]:
+def _read_issuers(reader: _Reader, *, host: str, port: int, outside: str | None) -> tuple[str, ...]:
     stand_in = (f"http://{f'[{host}]' if ':' in host else host}:{port}",)
     if reader.text("GUEST_ISSUER") is not None:
         return reader.parsed("GUEST_ISSUER", _parse_issuers, stand_in)
-    if not is_loopback(host):
-        reader.fault("GUEST_ISSUER", f"is required when listening beyond loopback (GUEST_HOST is {host})")
+    if outside is not None:
+        reader.fault("GUEST_ISSUER", f"is required when listening beyond loopback (GUEST_HOST is {outside})")
     if port == 0:
         reader.fault("GUEST_ISSUER", "is required with GUEST_PORT=0: the port is not known beforehand")
     return stand_in
@@ -182,9 +194,7 @@ def _parse_issuers(text: str) -> tuple[str, ...]:
         url = urlsplit(issuer)
         # As it is written, not as it is parsed: what looks at the issuer later, verifiers too, compares it as text.
         if not issuer.startswith(("http://", "https://")) or not url.hostname or not set("?#@").isdisjoint(issuer):
-            raise ValueError(
-                "must be addresses that start with http:// or https://, in lower case, and have no ?, # or @"
-            )
+            raise ValueError("must be addresses that start with http:// or https://, in lower case, without ?, # or @")
         if not all("!" <= character <= "~" and character not in '"\\<>' for character in issuer):
             raise ValueError("must be of visible ASCII characters, fit for a URL")
         if url.port == 0:  # any other that cannot be is refused by `port` itself
@@ -200,10 +210,12 @@ def _read_tokens(reader: _Reader, issuers: tuple[str, ...]) -> TokenPolicy:
     return TokenPolicy(
         issuers=issuers,
         audience=reader.parsed("GUEST_AUDIENCE", _parse_list, _NONE),
+        audience_since_s=reader.parsed("GUEST_AUDIENCE_SINCE", parse_time, None),
         ttl_s=ttl_s,
         max_ttl_s=max_ttl_s,
-        renew_after_s=reader.whole("GUEST_RENEW_AFTER", 2_592_000, least=1, most=LONGEST_TTL_S),
+        renew_after_s=reader.whole("GUEST_RENEW_AFTER", 86_400, least=1, most=LONGEST_TTL_S),
         max_token_bytes=reader.whole("GUEST_MAX_TOKEN_BYTES", 3_800, least=256, most=MAX_TOKEN_BYTES),
+        access_ttl_s=reader.whole("GUEST_ACCESS_TTL", 300, least=1, most=3_600),
     )
 
 
@@ -216,6 +228,7 @@ def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
         max_lifetime_s=tokens.max_ttl_s,
         jwks_max_age_s=jwks_max_age_s,
         rotate_every_s=rotate_every_s,
+        rsa_bits=reader.whole("GUEST_RSA_BITS", 3_072, least=2_048, most=4_096),
     )
     least_s = least_rotation_s(policy)
     if 0 < rotate_every_s < least_s:
@@ -227,113 +240,143 @@ def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
     return policy
 
 
+def _checked_redis_url(text: str) -> str:
+    parse_redis_url(text)
+    return text
+
+
 def _read_key_places(reader: _Reader) -> tuple[Path | None, tuple[str, ...], str | None]:
     directory = reader.text("GUEST_KEYS_DIR") or "./data/keys"
     keys_dir = None if directory == "none" else Path(directory)
-    secrets = _one_of(reader, "GUEST_KEYS_SECRET", _parse_secrets, parse_file=_parse_secrets)
-    redis_url = reader.parsed("GUEST_REDIS_URL", _parse_redis_url, None)
-    if reader.text("GUEST_REDIS_URL") and not secrets and not _given(reader, "GUEST_KEYS_SECRET"):
+    secrets = _read_secrets(reader, "GUEST_KEYS_SECRET", parse_secrets, parse_file=parse_secrets)
+    redis_url = reader.parsed("GUEST_REDIS_URL", _checked_redis_url, None)
+    if reader.text("GUEST_REDIS_URL") and not secrets and not _is_set(reader, "GUEST_KEYS_SECRET"):
         reader.fault("GUEST_KEYS_SECRET", "is required with GUEST_REDIS_URL: what goes to Redis is always sealed")
     if keys_dir is None and not reader.text("GUEST_REDIS_URL"):
-        reader.fault(
-            "GUEST_REDIS_URL", "is required with GUEST_KEYS_DIR=none: a follower has its keys from Redis alone"
-        )
+        reader.fault("GUEST_REDIS_URL", "is required with GUEST_KEYS_DIR=none: a follower has its keys from Redis")
     return keys_dir, secrets, redis_url
 
 
-def _refuse_samples(reader: _Reader, issuers: tuple[str, ...]) -> None:
+def _refuse_samples(
+    reader: _Reader, issuers: tuple[str, ...], *, keys_secrets: tuple[str, ...], api_keys: tuple[str, ...]
+) -> None:
     if all(is_loopback(urlsplit(issuer).hostname or "") for issuer in issuers):
         return
-    for name, sample in SAMPLES.items():
-        if sample in (reader.text(name) or ""):
-            reader.fault(name, "is the sample of .env.example, which everybody knows; make one of your own")
+    # Decoded, as one secret has several spellings: the last character carries two bits that are ignored.
+    sample = urlsafe_b64decode(SAMPLES["GUEST_KEYS_SECRET"])
+    found = {
+        "GUEST_KEYS_SECRET": sample in [urlsafe_b64decode(secret) for secret in keys_secrets],
+        "GUEST_API_KEYS": SAMPLES["GUEST_API_KEYS"] in api_keys,
+    }
+    for name in [name for name, is_sample in found.items() if is_sample]:
+        reader.fault(
+            name if reader.text(name) else f"{name}_FILE",
+            "is the sample of .env.example, which everybody knows; make one of your own",
+        )
 
 
 def _read_cookie(reader: _Reader, issuers: tuple[str, ...]) -> CookiePolicy:
     secure = issuers[0].startswith("https://")
     domain = reader.parsed("GUEST_COOKIE_DOMAIN", _parse_domain, None)
-    name = reader.parsed("GUEST_COOKIE_NAME", _parse_cookie_name, "__Host-guest" if secure and not domain else "guest")
+    default: tuple[str, ...] = ("__Host-guest" if secure and not domain else "guest",)
+    names = reader.parsed("GUEST_COOKIE_NAME", _parse_cookie_names, default)
     same_site: SameSite = reader.choice("GUEST_COOKIE_SAMESITE", ("Lax", "Strict", "None"), "Lax")
-    # Browsers take these prefixes in any case, and drop a cookie that breaks their rules (RFC 6265bis, section 4.1.3).
-    prefix = name.lower()
+    partitioned = reader.flag("GUEST_COOKIE_PARTITIONED")
+    # The first name alone is ever set. Browsers compare these prefixes without regard to case, and drop a cookie that
+    # breaks their rules (RFC 6265bis, section 4.1.3).
+    prefix = names[0].lower()
     if prefix.startswith(("__host-", "__secure-")) and not secure:
-        reader.fault("GUEST_COOKIE_NAME", f"{name} needs an https:// GUEST_ISSUER, or browsers drop the cookie")
+        reader.fault("GUEST_COOKIE_NAME", f"{names[0]} needs an https:// GUEST_ISSUER, or browsers drop the cookie")
     if prefix.startswith("__host-") and domain:
-        reader.fault("GUEST_COOKIE_NAME", f"{name} allows no GUEST_COOKIE_DOMAIN, or browsers drop the cookie")
+        reader.fault("GUEST_COOKIE_NAME", f"{names[0]} allows no GUEST_COOKIE_DOMAIN, or browsers drop the cookie")
     if same_site == "None" and not secure:
         reader.fault("GUEST_COOKIE_SAMESITE", "None needs an https:// GUEST_ISSUER, or browsers drop the cookie")
-    return CookiePolicy(name=name, domain=domain, same_site=same_site, secure=secure)
+    if partitioned and not (secure and same_site == "None"):
+        reader.fault("GUEST_COOKIE_PARTITIONED", "needs an https:// GUEST_ISSUER and GUEST_COOKIE_SAMESITE=None")
+    return CookiePolicy(names=names, domain=domain, same_site=same_site, secure=secure, partitioned=partitioned)
 
 
-def _read_gateway(reader: _Reader, host: str) -> ForwardAuthPolicy:
+def _read_gateway(reader: _Reader, outside: str | None) -> ForwardAuthPolicy:
     rate_limit_per_s = reader.parsed("GUEST_RATE_LIMIT", _parse_rate, 0.0)
-    trusted_proxies: tuple[Network, ...] = reader.parsed("GUEST_TRUSTED_PROXIES", _parse_networks, ())
-    if rate_limit_per_s and not reader.text("GUEST_TRUSTED_PROXIES") and not is_loopback(host):
+    trusted_proxies: tuple[Network, ...] = reader.parsed(
+        "GUEST_TRUSTED_PROXIES", lambda text: tuple(ipaddress.ip_network(part) for part in _parse_list(text)), ()
+    )
+    if rate_limit_per_s and not reader.text("GUEST_TRUSTED_PROXIES") and outside is not None:
         reader.fault(
             "GUEST_TRUSTED_PROXIES",
             "is required with GUEST_RATE_LIMIT: else all visitors share the one address of the gateway",
         )
+    headers: frozenset[str] = reader.parsed("GUEST_AUTH_HEADERS", _parse_auth_headers, frozenset())
+    access_audience = reader.parsed("GUEST_ACCESS_AUDIENCE", _parse_list, _NONE)
+    if "access" in headers and not reader.text("GUEST_ACCESS_AUDIENCE"):
+        reader.fault("GUEST_ACCESS_AUDIENCE", "is required with GUEST_AUTH_HEADERS=access: the services meant")
     return ForwardAuthPolicy(
         ensure_on=reader.choice("GUEST_ENSURE_ON", ("navigate", "any"), "navigate"),
-        headers=reader.parsed("GUEST_AUTH_HEADERS", _parse_auth_headers, frozenset()),
+        headers=headers,
+        access_audience=access_audience,
         rate_limit_per_s=rate_limit_per_s,
         trusted_proxies=trusted_proxies,
     )
 
 
-def _read_access(reader: _Reader, *, host: str, issuers: tuple[str, ...]) -> ApiKeyPolicy:
-    api_keys = _one_of(reader, "GUEST_API_KEYS", _parse_api_key_list, parse_file=parse_api_keys_file)
-    allowed = reader.choice("GUEST_ALLOW_NO_API_KEYS", ("0", "1"), "0") == "1"
-    if not is_loopback(host) and not _given(reader, "GUEST_API_KEYS") and not allowed:
+def _read_access(reader: _Reader, *, outside: str | None, issuers: tuple[str, ...]) -> ApiKeyPolicy:
+    api_keys = _read_secrets(reader, "GUEST_API_KEYS", parse_api_key_list, parse_file=parse_api_keys_file)
+    guarded = reader.flag("GUEST_ALLOW_NO_API_KEYS") or _is_set(reader, "GUEST_API_KEYS")
+    if outside is not None and not guarded:
         reader.fault(
             "GUEST_API_KEYS",
-            f"is required when listening beyond loopback (GUEST_HOST is {host}); "
+            f"is required when listening beyond loopback (GUEST_HOST is {outside}); "
             "GUEST_ALLOW_NO_API_KEYS=1 says that the network controls who may call",
         )
     file = reader.text("GUEST_API_KEYS_FILE")
     return ApiKeyPolicy(
         api_keys=api_keys,
         api_keys_file=Path(file) if file else None,
-        allowed_origins=frozenset(_origin(issuer) for issuer in issuers),
+        allowed_origins=frozenset(web_origin(issuer) for issuer in issuers),
     )
 
 
-def _read_merge_policies(reader: _Reader) -> dict[str, Policy]:
-    name = "GUEST_MERGE_POLICIES"
-    path = reader.text(name) or ""
+def _read_merge_policies(reader: _Reader) -> tuple[Mapping[str, Policy], str]:
+    """The named policies, and the name of the one that holds where a request names none."""
+    path = reader.text("GUEST_MERGE_POLICIES") or ""
+    name = reader.text("GUEST_MERGE_POLICY") or "default"
+
+    def parse(content: bytes) -> dict[str, Policy]:
+        return parse_policy_file(content, format="toml" if path.endswith(".toml") else "json")
+
     try:
-        named: dict[str, Policy] = reader.file(name, lambda content: _parse_policies(path, content), {})
+        policies = {**SHIPPED, **reader.file("GUEST_MERGE_POLICIES", parse, {})}
     except InvalidPolicy as error:
         for fault in error.errors:
-            reader.fault(name, f"{fault.path}: {fault.message}")
-        named = {}
-    return {**SHIPPED, **named}
+            reader.fault("GUEST_MERGE_POLICIES", f"{fault.path}: {fault.message}")
+        return SHIPPED, name  # the name may be that of a policy in the faulty file
+    if name not in policies:
+        reader.fault("GUEST_MERGE_POLICY", f"names no merge policy; there are: {', '.join(sorted(policies))}")
+    return policies, name
 
 
-def _parse_policies(path: str, content: bytes) -> dict[str, Policy]:
-    return parse_policy_file(content, format="toml" if path.endswith(".toml") else "json")
-
-
-def _given(reader: _Reader, name: str) -> bool:
+def _is_set(reader: _Reader, name: str) -> bool:
     return reader.text(name) is not None or reader.text(f"{name}_FILE") is not None
 
 
-_ParseSecrets = Callable[[str], tuple[str, ...]]
-
-
-def _one_of(reader: _Reader, name: str, parse: _ParseSecrets, *, parse_file: _ParseSecrets) -> tuple[str, ...]:
-    """A secret from its variable or, as Docker and Kubernetes mount them, from the file that NAME_FILE names."""
+def _read_secrets(
+    reader: _Reader,
+    name: str,
+    parse: Callable[[str], tuple[str, ...]],
+    *,
+    parse_file: Callable[[str], tuple[str, ...]],
+) -> tuple[str, ...]:
+    """Secrets from their variable or, as Docker and Kubernetes mount them, from the file that NAME_FILE names."""
     if reader.text(name) and reader.text(f"{name}_FILE"):
         reader.fault(name, f"and {name}_FILE are both set; only one may be")
-    inline: tuple[str, ...] = reader.parsed(name, parse, ())
-    return reader.file(f"{name}_FILE", lambda content: parse_file(_decode(content)), inline)
 
+    def decode(content: bytes) -> tuple[str, ...]:
+        try:
+            return parse_file(content.decode("utf-8").strip())
+        except UnicodeDecodeError as error:
+            raise ValueError("is not UTF-8 text") from error
 
-def _decode(content: bytes) -> str:
-    try:
-        return content.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError("is not UTF-8 text") from error
+    return reader.file(f"{name}_FILE", decode, reader.parsed(name, parse, _NONE))
 
 
 def _parse_list(text: str) -> tuple[str, ...]:
@@ -343,87 +386,67 @@ def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-def _parse_secrets(text: str) -> tuple[str, ...]:
-    secrets = _parse_list(text)
-    for number, secret in enumerate(secrets, 1):
-        if not _is_secret(secret):
-            raise ValueError(f"entry {number} is not 32 bytes as base64url; make one with: guest-sessions keys secret")
-    return tuple(secret.rstrip("=") + "=" for secret in secrets)
+def _parse_hosts(text: str) -> tuple[str, ...]:
+    hosts = _parse_list(text)
+    for host in hosts:
+        if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", host) is None:
+            raise ValueError("must be IP addresses, without brackets, or host names, comma separated")
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+    return hosts
 
 
-def _is_secret(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9_-]{43}=?", text) is not None
+def parse_time(text: str) -> float:
+    """Unix seconds of an RFC 3339 time, or of ten digits, which are Unix seconds already.
+
+    Fewer digits are refused: 20260131 is meant as a date, and would be read as one of 1970.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if re.fullmatch(r"[0-9]{10}", text):
+        return int(text)
+    time_s = parse_rfc3339(text)
+    if time_s is None:
+        raise ValueError("must be a time as 2026-01-31T12:00:00Z (RFC 3339), or Unix seconds in ten digits")
+    return time_s
 
 
-def _parse_api_key_list(text: str) -> tuple[str, ...]:
-    keys = _parse_list(text)
-    for number, key in enumerate(keys, 1):
-        check_api_key(key, f"entry {number}")
-    return keys
-
-
-def _parse_redis_url(text: str) -> str:
-    parse_redis_url(text)
-    return text
-
-
-def _parse_host(text: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", text) is None:
-        raise ValueError("must be an IP address, without brackets, or a host name")
-    if ":" in text:
-        ipaddress.IPv6Address(text)
+def _parse_redis_prefix(text: str) -> str:
+    if re.fullmatch(r"[!-~]{1,64}", text) is None:
+        raise ValueError("must be of 1 to 64 visible ASCII characters")
     return text
 
 
 def _parse_domain(text: str) -> str:
     domain = text.removeprefix(".").lower()
-    labels = domain.split(".")
-    if not all(label and label.isascii() and label.replace("-", "").isalnum() for label in labels):
+    if re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*", domain) is None:
         raise ValueError("must be a domain name")
     return domain
 
 
-def _parse_cookie_name(text: str) -> str:
+def _parse_cookie_names(text: str) -> tuple[str, ...]:
+    names = _parse_list(text)
     # A token of RFC 9110, section 5.6.2.
-    if not all("!" <= character <= "~" and character not in '"(),/:;<=>?@[\\]{}' for character in text):
-        raise ValueError("must be a cookie name: visible ASCII without separators")
-    return text
+    if not all("!" <= character <= "~" and character not in '"(),/:;<=>?@[\\]{}' for character in "".join(names)):
+        raise ValueError("must be cookie names, comma separated: visible ASCII without separators")
+    return names
 
 
 def _parse_rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError as error:
-        raise ValueError("must be a number of new guests a second") from error
-    if not 0 <= rate <= 1_000_000:  # noqa: PLR2004 - NaN and infinity fail it too
-        raise ValueError("must be from 0 to 1000000")
-    return rate
-
-
-def _parse_networks(text: str) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(part) for part in _parse_list(text))
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?|\.[0-9]+|1000000", text) is None:
+        raise ValueError("must be a number of new guests a second, from 0 to 1000000")
+    return float(text)
 
 
 def _parse_auth_headers(text: str) -> frozenset[str]:
     names = frozenset(_parse_list(text))
-    if not names <= {"payload", "token"}:
-        raise ValueError("must be of: payload, token")
+    if not names <= {"payload", "token", "access"}:
+        raise ValueError("must be of: payload, token, access")
     return names
 
 
-def _origin(issuer: str) -> str:
-    """The web origin of an address as an `Origin` header states it, without a default port (RFC 6454, section 6.2)."""
-    url = urlsplit(issuer)
-    host = re.sub(r":\d*$", "", url.netloc.lower())
-    port = "" if url.port in (None, _DEFAULT_PORTS[url.scheme]) else f":{url.port}"
-    return f"{url.scheme}://{host}{port}"
-
-
-def _all_names() -> tuple[str, ...]:
-    reader = _Reader({})
-    _read(reader)
-    return tuple(reader.names)
-
-
-NAMES: Final = _all_names()
-"""The names of all settings, as the reader asks for them."""
+_reader = _Reader({})
+_read(_reader)
+NAMES: Final = tuple(_reader.names)
+"""The names of all settings, in the order in which they are read."""

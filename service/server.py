@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import uvloop
@@ -23,20 +23,42 @@ BACKLOG: Final = 1_024
 """Connections that wait to be taken: a burst of that many is not refused while a worker is replaced."""
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets for every address of the host, taken before any worker starts and shared by all of them.
+class CannotListen(OSError):
+    """`host` and `port` cannot be listened on; `reason` is the system's."""
+
+    def __init__(self, host: str, port: int, reason: OSError) -> None:
+        super().__init__(reason.errno, reason.strerror)
+        self.host = host
+        self.port = port
+        self.reason = reason
+
+
+def listen(hosts: Iterable[str], port: int) -> list[socket.socket]:
+    """Sockets for every address of the hosts, taken before any worker starts and shared by all of them.
+
+    Where `port` is 0, the system chooses it for the first address, and the others take the same.
 
     So a fault is told once, and what waits to be taken outlives the worker that would have taken it: with a socket of
     its own for each (SO_REUSEPORT), the connections that the kernel had given a dead or ending one would be reset.
 
     Raises:
-        OSError: the address cannot be listened on.
+        CannotListen: one of the addresses cannot be listened on; none of the others is kept.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = dict.fromkeys((family, address[:2]) for family, _, _, _, address in found)
-    return [
-        socket.create_server((str(each[0]), int(each[1])), family=family, backlog=BACKLOG) for family, each in addresses
-    ]
+    sockets: list[socket.socket] = []
+    bound: set[str] = set()
+    for host in hosts:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, _, _, _, address in found:
+                if address[0] not in bound:
+                    bound.add(str(address[0]))
+                    sockets.append(socket.create_server((address[0], port), family=family, backlog=BACKLOG))
+                    port = sockets[0].getsockname()[1]
+        except OSError as error:
+            for each in sockets:
+                each.close()
+            raise CannotListen(host, port, error) from error
+    return sockets
 
 
 def serve(
@@ -56,7 +78,7 @@ def serve(
 
     def announce() -> None:
         ready(port)
-        logger.info("serving", extra={"host": settings.host, "port": port, "workers": settings.workers})
+        logger.info("serving", extra={"hosts": settings.hosts, "port": port, "workers": settings.workers})
 
     if settings.workers == 1:
         _run(settings, sockets, shared=Shared.by(1), ready=announce)

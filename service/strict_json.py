@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Final, Literal
 
 Kind = Literal["null", "boolean", "number", "string", "list", "object"]
@@ -34,6 +35,7 @@ _KINDS: dict[type, Kind] = {
     dict: "object",
 }
 
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
 
@@ -154,6 +156,16 @@ def canonical(value: Any) -> str:
 def escape(segment: str) -> str:
     """One reference token as a JSON Pointer spells it (RFC 6901, section 3)."""
     return segment.replace("~", "~0").replace("/", "~1") if "~" in segment or "/" in segment else segment
+
+
+def parse_rfc3339(text: str) -> float | None:
+    """Unix seconds of a time in RFC 3339's form, `2026-01-31T12:00:00Z`; None where the text is of another form."""
+    if _RFC3339.fullmatch(text) is None:
+        return None
+    try:
+        return datetime.fromisoformat(text.upper()).timestamp()
+    except ValueError:
+        return None
 
 
 def pointer(segments: Iterable[str]) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.config import NAMES, Settings
+from service.config import NAMES, SAMPLES, Settings
 from service.errors import InvalidSettings
 
 SECRET = base64.urlsafe_b64encode(bytes(32)).decode()
@@ -28,15 +28,19 @@ def message(**variables: str) -> str:
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = Settings.from_mapping({})
 
-    assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8080, 1)
+    assert (settings.hosts, settings.port, settings.workers) == (("127.0.0.1",), 8080, 1)
     assert settings.tokens.issuers == ("http://127.0.0.1:8080",)
     assert (settings.tokens.ttl_s, settings.tokens.max_ttl_s) == (315_360_000, 315_360_000)
-    assert (settings.tokens.renew_after_s, settings.tokens.max_token_bytes) == (2_592_000, 3_800)
-    assert settings.tokens.audience == ()
+    assert (settings.tokens.renew_after_s, settings.tokens.max_token_bytes) == (86_400, 3_800)
+    assert (settings.tokens.audience, settings.tokens.audience_since_s) == ((), None)
+    assert (settings.tokens.access_ttl_s, settings.gateway.access_audience) == (300, ())
     assert (settings.keys.algorithm, settings.keys.rotate_every_s, settings.keys.jwks_max_age_s) == ("ES256", 0, 300)
+    assert settings.keys.rsa_bits == 3_072
     assert (settings.keys_dir, settings.redis_url, settings.keys_secrets) == (Path("data/keys"), None, ())
-    assert (settings.cookie.name, settings.cookie.domain, settings.cookie.same_site) == ("guest", None, "Lax")
-    assert settings.cookie.secure is False
+    assert (settings.keys_required, settings.redis_prefix) == (False, "guest-sessions:")
+    assert (settings.cookie.names, settings.cookie.domain, settings.cookie.same_site) == (("guest",), None, "Lax")
+    assert (settings.cookie.secure, settings.cookie.partitioned) == (False, False)
+    assert settings.merge_policy == "default"
     assert (settings.gateway.ensure_on, settings.gateway.headers) == ("navigate", frozenset())
     assert (settings.max_body_bytes, settings.log_level, settings.log_format) == (262_144, "info", None)
 
@@ -48,7 +52,7 @@ def test_an_empty_variable_counts_as_absent() -> None:
 
 
 def test_the_names_are_those_that_the_reader_asks_for() -> None:
-    assert (NAMES[0], len(NAMES), len(set(NAMES))) == ("GUEST_HOST", 30, 30)
+    assert (NAMES[0], len(NAMES), len(set(NAMES))) == ("GUEST_HOST", 38, 38)
 
 
 def test_the_issuer_follows_host_and_port() -> None:
@@ -68,7 +72,15 @@ def test_every_fault_is_named_at_once() -> None:
         GUEST_WORKERS="0",
         GUEST_ISSUER="guests",
         GUEST_AUDIENCE="a,,b",
+        GUEST_AUDIENCE_SINCE="20260131",
         GUEST_ALGORITHM="HS256",
+        GUEST_RSA_BITS="1024",
+        GUEST_ACCESS_TTL="3601",
+        GUEST_ACCESS_AUDIENCE="a,",
+        GUEST_KEYS_REQUIRED="yes",
+        GUEST_REDIS_PREFIX="shop one:",
+        GUEST_COOKIE_PARTITIONED="on",
+        GUEST_MERGE_POLICY="nonesuch",
         GUEST_TTL="-1",
         GUEST_MAX_TTL="1e9",
         GUEST_RENEW_AFTER="0",
@@ -92,7 +104,7 @@ def test_every_fault_is_named_at_once() -> None:
         GUEST_LOG_FORMAT="xml",
     )
 
-    assert len(named) == len(set(named)) == 26
+    assert len(named) == len(set(named)) == 34
 
 
 def test_off_loopback_an_issuer_and_a_key_are_demanded() -> None:
@@ -109,7 +121,7 @@ def test_an_operator_may_say_that_the_network_is_the_guard() -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1"])
 def test_loopback_needs_neither(host: str) -> None:
-    assert Settings.from_mapping({"GUEST_HOST": host}).host == host
+    assert Settings.from_mapping({"GUEST_HOST": host}).hosts == (host,)
 
 
 def test_a_free_port_needs_an_issuer() -> None:
@@ -186,8 +198,8 @@ def test_an_https_issuer_makes_the_cookie_secure_and_host_bound() -> None:
     cookie = Settings.from_mapping({"GUEST_ISSUER": "https://guests.example"}).cookie
     wide = Settings.from_mapping({"GUEST_ISSUER": "https://a.example", "GUEST_COOKIE_DOMAIN": ".A.example"}).cookie
 
-    assert (cookie.name, cookie.secure) == ("__Host-guest", True)
-    assert (wide.name, wide.domain) == ("guest", "a.example")
+    assert (cookie.names, cookie.secure) == (("__Host-guest",), True)
+    assert (wide.names, wide.domain) == (("guest",), "a.example")
 
 
 def test_a_cookie_that_browsers_would_drop_is_refused() -> None:
@@ -197,7 +209,9 @@ def test_a_cookie_that_browsers_would_drop_is_refused() -> None:
     assert faults(GUEST_COOKIE_NAME="__secure-g") == ["GUEST_COOKIE_NAME"]
     assert faults(GUEST_ISSUER=https, GUEST_COOKIE_NAME="__Host-g", GUEST_COOKIE_DOMAIN="a.b") == ["GUEST_COOKIE_NAME"]
     assert faults(GUEST_COOKIE_SAMESITE="None") == ["GUEST_COOKIE_SAMESITE"]
-    assert Settings.from_mapping({"GUEST_ISSUER": https, "GUEST_COOKIE_NAME": "__Secure-g"}).cookie.name == "__Secure-g"
+    assert Settings.from_mapping({"GUEST_ISSUER": https, "GUEST_COOKIE_NAME": "__Secure-g"}).cookie.names == (
+        "__Secure-g",
+    )
 
 
 def test_a_rate_limit_needs_trusted_proxies_off_loopback() -> None:
@@ -282,4 +296,96 @@ def test_a_host_that_is_none_is_a_fault(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_an_address_or_a_name_is_a_host(host: str) -> None:
-    assert Settings.from_mapping({"GUEST_HOST": host}).host == host
+    assert Settings.from_mapping({"GUEST_HOST": host}).hosts == (host,)
+
+
+def test_several_hosts_are_taken_and_the_first_names_the_issuer() -> None:
+    settings = Settings.from_mapping({"GUEST_HOST": "127.0.0.1, ::1,127.0.0.1"})
+
+    assert (settings.hosts, settings.tokens.issuers) == (("127.0.0.1", "::1"), ("http://127.0.0.1:8080",))
+
+
+def test_one_host_beyond_loopback_is_enough_to_demand_a_guard() -> None:
+    assert faults(GUEST_HOST="127.0.0.1,0.0.0.0") == ["GUEST_ISSUER", "GUEST_API_KEYS"]
+    assert faults(GUEST_HOST="127.0.0.1,") == ["GUEST_HOST"]
+    several = {**OFF_LOOPBACK, "GUEST_HOST": "::1,0.0.0.0", "GUEST_RATE_LIMIT": "1"}
+    assert faults(**several) == ["GUEST_TRUSTED_PROXIES"]
+
+
+@pytest.mark.parametrize(
+    ("text", "since_s"),
+    [
+        ("1767225600", 1_767_225_600),
+        ("2026-01-01T00:00:00Z", 1_767_225_600),
+        ("2026-01-01t01:30:00.5+01:30", 1_767_225_600.5),
+    ],
+    ids=["unix", "utc", "offset"],
+)
+def test_a_time_is_rfc_3339_or_ten_digits(text: str, since_s: float) -> None:
+    assert Settings.from_mapping({"GUEST_AUDIENCE_SINCE": text}).tokens.audience_since_s == since_s
+
+
+@pytest.mark.parametrize(
+    "text", ["20260131", "2026-01-31", "2026-01-31T00:00:00", "2026-02-30T00:00:00Z", "yesterday", "-1767225600"]
+)
+def test_what_could_be_meant_as_another_time_is_refused(text: str) -> None:
+    assert faults(GUEST_AUDIENCE_SINCE=text) == ["GUEST_AUDIENCE_SINCE"]
+
+
+def test_the_first_cookie_name_is_set_and_meets_its_prefix() -> None:
+    https = "https://guests.example"
+
+    names = Settings.from_mapping({"GUEST_ISSUER": https, "GUEST_COOKIE_NAME": "__Host-g, guest"}).cookie.names
+    moved = Settings.from_mapping({"GUEST_COOKIE_NAME": "guest,__Host-g"}).cookie.names
+
+    assert (names, moved) == (("__Host-g", "guest"), ("guest", "__Host-g"))
+    assert faults(GUEST_COOKIE_NAME="__Host-g,guest") == ["GUEST_COOKIE_NAME"]
+    assert faults(GUEST_COOKIE_NAME="guest,,old") == ["GUEST_COOKIE_NAME"]
+
+
+def test_a_partitioned_cookie_needs_secure_and_samesite_none() -> None:
+    https = "https://guests.example"
+    partitioned = {"GUEST_ISSUER": https, "GUEST_COOKIE_SAMESITE": "None", "GUEST_COOKIE_PARTITIONED": "1"}
+
+    assert Settings.from_mapping(partitioned).cookie.partitioned is True
+    assert faults(GUEST_COOKIE_PARTITIONED="1") == ["GUEST_COOKIE_PARTITIONED"]
+    assert faults(GUEST_COOKIE_PARTITIONED="1", GUEST_ISSUER=https) == ["GUEST_COOKIE_PARTITIONED"]
+
+
+def test_the_access_header_needs_an_audience() -> None:
+    given = {"GUEST_AUTH_HEADERS": "payload,access", "GUEST_ACCESS_AUDIENCE": "cart, search"}
+
+    gateway = Settings.from_mapping(given).gateway
+
+    assert sorted(gateway.headers) == ["access", "payload"]
+    assert gateway.access_audience == ("cart", "search")
+    assert faults(GUEST_AUTH_HEADERS="access") == ["GUEST_ACCESS_AUDIENCE"]
+
+
+def test_the_default_policy_may_come_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "good.json").write_text('{"wishes": {"rules": {"/wishes": "union"}}}')
+    (tmp_path / "bad.json").write_text('{"wishes": {"default": "nope"}}')
+
+    settings = Settings.from_mapping(
+        {"GUEST_MERGE_POLICIES": str(tmp_path / "good.json"), "GUEST_MERGE_POLICY": "wishes"}
+    )
+
+    assert settings.merge_policy == "wishes"
+    assert message(GUEST_MERGE_POLICY="wishes").startswith("names no merge policy; there are: cart, default, ")
+    assert faults(GUEST_MERGE_POLICIES=str(tmp_path / "bad.json"), GUEST_MERGE_POLICY="wishes") == [
+        "GUEST_MERGE_POLICIES"
+    ]
+
+
+@pytest.mark.parametrize("spelling", ["", "4", "5=", "6", "7="], ids=["as-published", "bare", "5", "6", "7"])
+def test_the_samples_are_refused_under_a_public_issuer(tmp_path: Path, spelling: str) -> None:
+    sample = SAMPLES["GUEST_KEYS_SECRET"]
+    secret = sample if not spelling else sample[:42] + spelling
+    samples = {"GUEST_KEYS_SECRET": f"{SECRET},{secret}", "GUEST_API_KEYS": f"{KEY},{SAMPLES['GUEST_API_KEYS']}"}
+    (tmp_path / "secret").write_text(samples["GUEST_KEYS_SECRET"])
+    (tmp_path / "keys").write_text(samples["GUEST_API_KEYS"].replace(",", "\n"))
+    files = {"GUEST_KEYS_SECRET_FILE": str(tmp_path / "secret"), "GUEST_API_KEYS_FILE": str(tmp_path / "keys")}
+
+    assert faults(GUEST_ISSUER="https://guests.example", **samples) == list(samples)
+    assert faults(GUEST_ISSUER="https://guests.example", **files) == list(files)
+    assert len(Settings.from_mapping({"GUEST_ISSUER": "https://localhost", **files}).keys_secrets) == 2

@@ -70,7 +70,9 @@ main.add_command(keys)
 
 
 @main.command(short_help="Run the service.")
-@click.option("--host", metavar="ADDRESS", help="The address to listen on.  [GUEST_HOST; 127.0.0.1]")
+@click.option(
+    "--host", metavar="ADDRESS", help="The address to listen on, or several, comma separated.  [GUEST_HOST; 127.0.0.1]"
+)
 @click.option("--port", metavar="PORT", help="The port to listen on.  [GUEST_PORT; 8080]")
 @click.option("--workers", metavar="N", help="How many processes share the port.  [GUEST_WORKERS; 1]")
 def serve(host: str | None, port: str | None, workers: str | None) -> None:
@@ -85,9 +87,9 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     if settings.unknown:
         logger.warning("ignoring unknown settings: %s", ", ".join(settings.unknown))
     try:
-        sockets = server.listen(settings.host, settings.port)
-    except OSError as error:
-        _fail(_cannot_listen(settings, error), USAGE)
+        sockets = server.listen(settings.hosts, settings.port)
+    except server.CannotListen as error:
+        _fail(_cannot_listen(error.host, error.port, error.reason), USAGE)
     if not server.serve(
         settings,
         sockets,
@@ -265,7 +267,7 @@ def _first_api_key() -> str | None:
 
 
 def _local_readyz(environment: Mapping[str, str]) -> str:
-    host = environment.get("GUEST_HOST") or "127.0.0.1"
+    host = environment.get("GUEST_HOST", "").partition(",")[0].strip() or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
     return f"http://{f'[{host}]' if ':' in host else host}:{environment.get('GUEST_PORT') or '8080'}/readyz"
 
@@ -341,23 +343,21 @@ def _which(index: int, of: Sequence[object]) -> str:
     return f"token {index}: " if len(of) > 1 else ""
 
 
-def _cannot_listen(settings: Settings, error: OSError) -> str:
-    """The reason without the address once more, which Python adds to it, and the setting that mends it."""
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    """The reason, without the address that Python adds to it a second time, and the setting to change."""
     unknown_host = isinstance(error, socket.gaierror)
     reason = error.strerror if unknown_host or error.errno is None else os.strerror(error.errno)
     name = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
-    return (
-        f"Cannot listen on {settings.host}:{settings.port}: {reason}; "
-        f"choose another with --{name} or GUEST_{name.upper()}."
-    )
+    return f"Cannot listen on {host}:{port}: {reason}; choose another with --{name} or GUEST_{name.upper()}."
 
 
 def _welcome(settings: Settings, port: int) -> None:
     """What to try next, for who just started it; says nothing where it runs in earnest, behind keys."""
     if settings.access.api_keys or settings.access.api_keys_file:
         return
-    base = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
-    callers = "local callers only" if is_loopback(settings.host) else "whoever reaches this address may call"
+    host = settings.hosts[0]
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    callers = "local callers only" if all(map(is_loopback, settings.hosts)) else "whoever reaches this address may call"
     place = "Redis alone" if settings.keys_dir is None else str(settings.keys_dir)
     click.echo(
         f"""

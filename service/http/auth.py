@@ -9,6 +9,7 @@ import hmac
 import ipaddress
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -169,6 +170,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def web_origin(issuer: str) -> str:
+    """The web origin of an address as an `Origin` header states it, without a default port (RFC 6454, section 6.2)."""
+    url = urlsplit(issuer)
+    host = re.sub(r":\d*$", "", url.netloc.lower())
+    port = "" if url.port in (None, {"http": 80, "https": 443}[url.scheme]) else f":{url.port}"
+    return f"{url.scheme}://{host}{port}"
+
+
 def parse_api_keys(text: str) -> tuple[str, ...]:
     """API keys as a file lists them: one a line, blank lines and `#` comments left out.
 
@@ -188,6 +197,18 @@ def parse_api_keys_file(text: str) -> tuple[str, ...]:
     if not keys:
         raise ValueError("holds no key")
     return keys
+
+
+def parse_api_key_list(text: str) -> tuple[str, ...]:
+    """API keys as a setting lists them: comma separated.
+
+    Raises:
+        ValueError: naming the entry by its number, never the key.
+    """
+    keys = [key.strip() for key in text.split(",")]
+    for number, key in enumerate(keys, 1):
+        check_api_key(key, f"entry {number}")
+    return tuple(dict.fromkeys(keys))
 
 
 def check_api_key(key: str, place: str) -> None:

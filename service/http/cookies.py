@@ -19,12 +19,13 @@ MAX_COOKIE_BYTES: Final = 4_096
 
 
 class CookiePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """The guest cookie's name and attributes (RFC 6265)."""
+    """The guest cookie's names and attributes (RFC 6265). The first name is set; all are read, in this order."""
 
-    name: str
+    names: tuple[str, ...]
     domain: str | None
     same_site: SameSite
     secure: bool
+    partitioned: bool = False
 
 
 class GuestCookie:
@@ -33,7 +34,7 @@ class GuestCookie:
     def __init__(self, policy: CookiePolicy) -> None:
         domain = f"; Domain={policy.domain}" if policy.domain else ""
         secure = "; Secure" if policy.secure else ""
-        self.name = policy.name
+        self.name = policy.names[0]
         self._attributes = f"; HttpOnly; Path=/; SameSite={policy.same_site}{domain}{secure}"
         self._bytes_around = len(self.set("", max_age_s=0)) - len("0")
 

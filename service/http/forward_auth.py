@@ -29,8 +29,11 @@ class ForwardAuthPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     ensure_on: Literal["navigate", "any"]
     headers: frozenset[str]
+    """Of `payload`, `token` and `access`: the identity headers beside the three that are always there."""
     rate_limit_per_s: float
     trusted_proxies: tuple[Network, ...]
+    access_audience: tuple[str, ...] = ()
+    """Who may take the access token of `X-Guest-Access-Token`."""
 
 
 class AuthDecision(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ pause.
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -61,6 +62,19 @@ def is_sealed(content: bytes) -> bool:
     except binascii.Error:
         return False
     return len(raw) >= _LEAST_BYTES and raw[0] == _VERSION and (len(raw) - _LEAST_BYTES) % _BLOCK_BYTES == 0
+
+
+def parse_secrets(text: str) -> tuple[str, ...]:
+    """Secrets as the settings give them: each 32 bytes as base64url, with or without padding, comma separated.
+
+    Raises:
+        ValueError: naming the entry by its number, never the secret.
+    """
+    secrets = [secret.strip() for secret in text.split(",")]
+    for number, secret in enumerate(secrets, 1):
+        if re.fullmatch(r"[A-Za-z0-9_-]{43}=?", secret) is None:
+            raise ValueError(f"entry {number} is not 32 bytes as base64url; make one with: guest-sessions keys secret")
+    return tuple(dict.fromkeys(f"{secret.rstrip('=')}=" for secret in secrets))
 
 
 def make_secret() -> str:

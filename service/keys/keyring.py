@@ -60,6 +60,7 @@ class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_lifetime_s: int
     jwks_max_age_s: int
     rotate_every_s: int
+    rsa_bits: int = 3072
 
     @property
     def publication_lead_s(self) -> int:

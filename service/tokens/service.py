@@ -49,6 +49,10 @@ class TokenPolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_ttl_s: int
     renew_after_s: int
     max_token_bytes: int
+    audience_since_s: float | None = None
+    """Tokens without an audience that were issued before then are good in spite of `audience`."""
+    access_ttl_s: int = 300
+    """The lifetime of the short-lived tokens for other services."""
 
 
 class SignedToken(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ async def serve() -> None:
     settings = Settings.from_mapping(os.environ)
     runner = make_runner(make_app(settings, clock=SkewedClock(Path(os.environ["TRIAL_CLOCK"]))))
     await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port).start()
+    await web.TCPSite(runner, settings.hosts[0], settings.port).start()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await ended.wait()

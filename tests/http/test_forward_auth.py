@@ -308,7 +308,7 @@ async def test_sixteen_kilobytes_of_headers_are_no_error(api: Api) -> None:
     ("policy", "written"),
     [
         ({}, "guest=t; Max-Age=60; HttpOnly; Path=/; SameSite=Lax"),
-        ({"secure": True, "name": "__Host-g"}, "__Host-g=t; Max-Age=60; HttpOnly; Path=/; SameSite=Lax; Secure"),
+        ({"secure": True, "names": ("__Host-g",)}, "__Host-g=t; Max-Age=60; HttpOnly; Path=/; SameSite=Lax; Secure"),
         (
             {"domain": "shop.example", "same_site": "None", "secure": True},
             "guest=t; Max-Age=60; HttpOnly; Path=/; SameSite=None; Domain=shop.example; Secure",
@@ -317,14 +317,14 @@ async def test_sixteen_kilobytes_of_headers_are_no_error(api: Api) -> None:
 )
 def test_the_cookie_has_the_attributes_of_its_policy(policy: dict[str, Any], written: str) -> None:
     cookie = GuestCookie(
-        CookiePolicy(**{"name": "guest", "domain": None, "same_site": "Lax", "secure": False, **policy})
+        CookiePolicy(**{"names": ("guest",), "domain": None, "same_site": "Lax", "secure": False, **policy})
     )
 
     assert cookie.set("t", max_age_s=60) == written
 
 
 def test_the_cookie_lives_as_long_as_its_token_and_at_most_400_days() -> None:
-    cookie = GuestCookie(CookiePolicy(name="g", domain=None, same_site="Lax", secure=False))
+    cookie = GuestCookie(CookiePolicy(names=("g",), domain=None, same_site="Lax", secure=False))
 
     assert [f"Max-Age={age};" in cookie.set("t", max_age_s=age) for age in (1, 34_560_000)] == [True, True]
     assert "Max-Age=34560000;" in cookie.set("t", max_age_s=34_560_001)

@@ -340,7 +340,7 @@ def gateway() -> ForwardAuth:
             ).gateway.trusted_proxies,
         ),
         tokens=TokenService(policy, keys=keys, clock=clock, random_bytes=os.urandom, observe=lambda _event: None),
-        cookie=GuestCookie(CookiePolicy(name="guest", domain=None, same_site="Lax", secure=False)),
+        cookie=GuestCookie(CookiePolicy(names=("guest",), domain=None, same_site="Lax", secure=False)),
         limiter=RateLimiter(RATE_PER_S, clock=clock),
     )
 

@@ -190,7 +190,7 @@ def test_the_sample_settings_suffice_to_start() -> None:
 
     made = Settings.from_mapping(in_the_container(sample_settings()["GUEST_ISSUER"]))
 
-    assert (made.host, made.port, made.keys_dir) == ("0.0.0.0", 8080, Path("/data/keys"))  # noqa: S104  # as the image does
+    assert (made.hosts, made.port, made.keys_dir) == (("0.0.0.0",), 8080, Path("/data/keys"))  # noqa: S104  # as the image does
     assert made.access.api_keys
     assert made.keys_secrets
     assert made.unknown == ()

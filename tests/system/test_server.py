@@ -1,11 +1,14 @@
 import http.client
 import signal
+import socket
 import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from service.server import CannotListen, listen
+from tests.ports import free_port
 from tests.processes import SERVE, environment, running, until
 
 
@@ -104,3 +107,24 @@ def test_a_hangup_does_not_end_a_single_worker_and_the_log_says_what_it_does_not
 
         assert get(f"{service.base_url}/healthz") == 200
         assert service.stop() == 0
+
+
+def test_each_host_is_listened_on_at_the_same_port() -> None:
+    sockets = listen(["127.0.0.1", "::1", "127.0.0.1"], 0)
+
+    names = [each.getsockname()[:2] for each in sockets]
+    for each in sockets:
+        each.close()
+
+    assert [host for host, _ in names] == ["127.0.0.1", "::1"]
+    assert len({port for _, port in names}) == 1
+
+
+def test_a_host_that_cannot_be_listened_on_is_named_and_the_others_are_let_go() -> None:
+    port = free_port()
+
+    with pytest.raises(CannotListen) as caught:
+        listen(["127.0.0.1", "192.0.2.1"], port)
+
+    assert (caught.value.host, caught.value.port) == ("192.0.2.1", port)
+    socket.create_server(("127.0.0.1", port)).close()
