@@ -3,7 +3,6 @@
 Knows nothing of what a token says.
 """
 
-from collections.abc import Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -19,7 +18,10 @@ MAX_COOKIE_BYTES: Final = 4_096
 
 
 class CookiePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """The guest cookie's names and attributes (RFC 6265). The first name is set; all are read, in this order."""
+    """The guest cookie's names and attributes (RFC 6265). The first name is set, the others are only read.
+
+    `partitioned` keeps one cookie for each top-level site that shows this one in a frame (CHIPS).
+    """
 
     names: tuple[str, ...]
     domain: str | None
@@ -32,29 +34,43 @@ class GuestCookie:
     """The guest cookie under one policy (RFC 6265, section 4.1)."""
 
     def __init__(self, policy: CookiePolicy) -> None:
-        domain = f"; Domain={policy.domain}" if policy.domain else ""
-        secure = "; Secure" if policy.secure else ""
         self.name = policy.names[0]
-        self._attributes = f"; HttpOnly; Path=/; SameSite={policy.same_site}{domain}{secure}"
-        self._bytes_around = len(self.set("", max_age_s=0)) - len("0")
+        self.partitioned = policy.partitioned
+        self._names = policy.names
+        self._attributes = "".join(
+            [
+                f"; HttpOnly; Path=/; SameSite={policy.same_site}",
+                f"; Domain={policy.domain}" if policy.domain else "",
+                "; Secure" if policy.secure else "",
+                "; Partitioned" if policy.partitioned else "",
+            ]
+        )
+        self._overhead_bytes = len(self.set("", max_age_s=0)) - len("0")
 
     def set(self, raw_token: str, *, max_age_s: int) -> str:
         """The `Set-Cookie` value that gives the token to the visitor for at most `max_age_s` seconds."""
         return f"{self.name}={raw_token}; Max-Age={min(max_age_s, MAX_COOKIE_AGE_S)}{self._attributes}"
 
     def delete(self) -> str:
-        """The `Set-Cookie` value that takes the guest cookie away."""
+        """The `Set-Cookie` value that deletes the guest cookie."""
         return f"{self.name}=; Max-Age=0{self._attributes}"
 
     def bytes_left(self, token_bytes: int, *, max_age_s: int) -> int:
         """How much longer the token may get before a browser drops the cookie; negative where it does already."""
         age_digits = len(str(min(max_age_s, MAX_COOKIE_AGE_S)))
-        return MAX_COOKIE_BYTES - self._bytes_around - token_bytes - age_digits
+        return MAX_COOKIE_BYTES - self._overhead_bytes - token_bytes - age_digits
 
-    def tokens(self, headers: Headers) -> Iterator[str]:
-        """Every cookie of our name in the request, in its order; several paths or domains may each have set one."""
-        for header in headers.getall("Cookie", ()):
-            for pair in header.split(";"):
+    def tokens(self, headers: Headers) -> list[list[str]]:
+        """The values of each name's cookies, the names in their order, the values in the request's.
+
+        Several paths or domains may each have set one. A value may stand in quotes (RFC 6265, section 4.1.1). Only SP
+        and HTAB are white space: any other space before a name makes it another name, which browsers do not protect.
+        """
+        found: dict[str, list[str]] = {name: [] for name in self._names}
+        for line in headers.getall("Cookie", ()):
+            for pair in line.split(";"):
                 name, _, value = pair.strip(" \t").partition("=")
-                if name == self.name and value:
-                    yield value.strip('"')
+                if value and name in found:
+                    quoted = len(value) > 1 and value[0] == value[-1] == '"'
+                    found[name].append(value[1:-1] if quoted else value)
+        return list(found.values())

@@ -5,8 +5,7 @@ the response is 200 or 401 with an empty body: Envoy passes nothing but 200 on, 
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -43,6 +42,51 @@ class AuthDecision(msgspec.Struct, frozen=True):
     headers: dict[str, str]
 
 
+class _Found(msgspec.Struct, frozen=True):
+    """A good token, and where in the request it was."""
+
+    raw_token: str
+    token: VerifiedToken
+    is_cookie: bool
+    is_old_name: bool
+
+
+class _Checks:
+    """Verifies the tokens of one request, within bounds on how many."""
+
+    def __init__(self, tokens: TokenService) -> None:
+        self._tokens = tokens
+        self._signatures = 0
+        self._looked_at = 0
+
+    async def newest_of_first_guest(self, raw_tokens: Iterable[str]) -> tuple[str, VerifiedToken] | None:
+        """Of the first good token's guest the one with the highest `ver`, then the latest `iat`.
+
+        A domain that is set later leaves a host-only twin of the cookie, which browsers send first and nobody renews.
+        """
+        best: tuple[str, VerifiedToken] | None = None
+        for raw_token in raw_tokens:
+            token = await self._verify(raw_token)
+            if token is not None and (best is None or _is_newer(token.claims, best[1].claims)):
+                best = (raw_token, token)
+        return best
+
+    async def _verify(self, raw_token: str) -> VerifiedToken | None:
+        if self._signatures == MAX_SIGNATURES or self._looked_at == MAX_LOOKED_AT:
+            return None
+        self._looked_at += 1
+        try:
+            token = await self._tokens.verify(raw_token)
+        except NotReady:
+            return None
+        except InvalidToken as error:
+            # A subject is set once the signature was found good.
+            self._signatures += error.reason == "bad_signature" or error.subject is not None
+            return None
+        self._signatures += 1
+        return token
+
+
 class ForwardAuth:
     """`/v1/auth` under one policy."""
 
@@ -57,76 +101,74 @@ class ForwardAuth:
         names = ["X-Guest-Id", "X-Guest-Version", "X-Guest-New"]
         names += [f"X-Guest-{name.title()}" for name in sorted(policy.headers)]
         self._nobody = AuthDecision("nobody", dict.fromkeys(names, ""))
+        # A service worker that passes a navigation on turns its `document` into `empty`.
+        self._page_destinations = {"document", "empty"} | ({"iframe"} if cookie.partitioned else set())
 
     async def verify(self, headers: Headers) -> AuthDecision | None:
         """The guest of a good token; None without one."""
         found = await self._find(headers)
-        return None if found is None else self._known(*found)
+        return None if found is None else self._known(found)
 
     def presents_a_token(self, headers: Headers) -> bool:
         """Whether the request came with anything that could be a guest token."""
-        return next(self._candidates(headers), "") != ""
+        return any(self._cookie.tokens(headers)) or bool(_bearer(headers))
 
     async def ensure(self, headers: Headers, *, method: str, peer: str | None) -> AuthDecision:
         """The visitor's guest: signed again where that is due, a new one on a first visit, or nobody."""
         found = await self._find(headers)
         if found is None:
             return await self._first_visit(headers, method=method, peer=peer)
-        raw_token, token = found
-        if token.refresh_due:
+        # A Bearer token's owner keeps it elsewhere than in a cookie, and would have two guests with one.
+        if found.is_cookie and (found.token.refresh_due or found.is_old_name) and self._may_set(headers, method=method):
             try:
-                renewed = await self._tokens.renew(token)
+                renewed = await self._tokens.renew(found.token)
             except (NotReady, TokenTooLarge):
-                return self._known(raw_token, token)
+                return self._known(found)
             if self._cookie.bytes_left(len(renewed.raw_token), max_age_s=renewed.claims.lifetime_s) >= 0:
                 return self._signed(renewed, outcome="known")
-        return self._known(raw_token, token)
+        return self._known(found)
 
     async def _first_visit(self, headers: Headers, *, method: str, peer: str | None) -> AuthDecision:
         forwarded_for = headers.getall("X-Forwarded-For", ())
         client = client_network(peer, forwarded_for=forwarded_for, trusted=self._policy.trusted_proxies)
-        if not self._may_mint(headers, method=method) or not self._limiter.allows(client):
+        if not self._may_set(headers, method=method) or not self._limiter.allows(client):
             return self._nobody
         try:
             return self._signed(await self._tokens.issue(payload={}), outcome="new")
         except (NotReady, TokenTooLarge):
             return self._nobody
 
-    async def _find(self, headers: Headers) -> tuple[str, VerifiedToken] | None:
-        signatures = 0
-        for raw_token in islice(self._candidates(headers), MAX_LOOKED_AT):
-            try:
-                return raw_token, await self._tokens.verify(raw_token)
-            except InvalidToken as error:
-                # A subject is set once the signature was found good.
-                signatures += error.reason == "bad_signature" or error.subject is not None
-                if signatures == MAX_SIGNATURES:
-                    return None
-            except NotReady:
-                return None
-        return None
+    async def _find(self, headers: Headers) -> _Found | None:
+        """The token that counts: of the first cookie name that has a good one, else the Bearer token."""
+        checks = _Checks(self._tokens)
+        for rank, raw_tokens in enumerate(self._cookie.tokens(headers)):
+            best = await checks.newest_of_first_guest(raw_tokens)
+            if best is not None:
+                return _Found(*best, is_cookie=True, is_old_name=rank > 0)
+        bearer = _bearer(headers)
+        best = await checks.newest_of_first_guest([bearer] if bearer else [])
+        return None if best is None else _Found(*best, is_cookie=False, is_old_name=False)
 
-    def _candidates(self, headers: Headers) -> Iterator[str]:
-        yield from self._cookie.tokens(headers)
-        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            yield credentials.strip()
+    def _may_set(self, headers: Headers, *, method: str) -> bool:
+        """Whether the response to this request may set the cookie.
 
-    def _may_mint(self, headers: Headers, *, method: str) -> bool:
-        """Whether this is a page navigation: not an image, prefetch or bot, which would each get a guest in vain."""
-        if self._policy.ensure_on == "any":
-            return True
+        By default for page navigations alone: an image, a prefetch or a bot would each get a guest in vain, and the
+        cookie of a request that runs beside others could overtake the cookie of a change.
+        """
         original = headers.get("X-Forwarded-Method") or headers.get("X-Original-Method") or method
+        if self._policy.ensure_on == "any":
+            # A browser drops the cookie of a CORS preflight (Fetch standard, section 4.8).
+            return not (original == "OPTIONS" and "Access-Control-Request-Method" in headers)
         return (
             original == "GET"
             and headers.get("Sec-Fetch-Mode") == "navigate"
-            and headers.get("Sec-Fetch-Dest") == "document"
+            and headers.get("Sec-Fetch-Dest") in self._page_destinations
             and "Sec-Purpose" not in headers
             and headers.get("Purpose", "").lower() != "prefetch"
         )
 
-    def _known(self, raw_token: str, token: VerifiedToken) -> AuthDecision:
-        return AuthDecision("known", self._identity(token.claims, raw_token=raw_token, is_new=False))
+    def _known(self, found: _Found) -> AuthDecision:
+        return AuthDecision("known", self._identity(found.token.claims, raw_token=found.raw_token, is_new=False))
 
     def _signed(self, token: SignedToken, *, outcome: Literal["known", "new"]) -> AuthDecision:
         headers = self._identity(token.claims, raw_token=token.raw_token, is_new=outcome == "new")
@@ -145,3 +187,14 @@ class ForwardAuth:
         if "token" in self._policy.headers:
             headers["X-Guest-Token"] = raw_token
         return headers
+
+
+def _bearer(headers: Headers) -> str:
+    """The Bearer token (RFC 6750, section 2.1), "" without one."""
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    return credentials.strip(" ") if scheme.lower() == "bearer" else ""
+
+
+def _is_newer(claims: GuestClaims, best: GuestClaims) -> bool:
+    age, best_age = (claims.version, claims.issued_at_s), (best.version, best.issued_at_s)
+    return claims.lineage == best.lineage and age > best_age

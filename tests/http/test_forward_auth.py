@@ -147,20 +147,20 @@ async def test_the_new_guest_is_known_from_then_on(api: Api) -> None:
     assert "Set-Cookie" not in again.headers
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Sec-Fetch-Mode": "navigate"},
-        {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
-        {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
-        {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
-        {**NAVIGATION, "Sec-Purpose": "prefetch;prerender"},
-        {**NAVIGATION, "Purpose": "prefetch"},
-        {**NAVIGATION, "X-Forwarded-Method": "POST"},
-        {**NAVIGATION, "X-Original-Method": "HEAD"},
-    ],
-)
+NO_PAGES = [
+    {},
+    {"Sec-Fetch-Mode": "navigate"},
+    {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+    {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+    {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
+    {**NAVIGATION, "Sec-Purpose": "prefetch;prerender"},
+    {**NAVIGATION, "Purpose": "prefetch"},
+    {**NAVIGATION, "X-Forwarded-Method": "POST"},
+    {**NAVIGATION, "X-Original-Method": "HEAD"},
+]
+
+
+@pytest.mark.parametrize("headers", NO_PAGES)
 async def test_what_is_no_page_navigation_gets_no_guest_but_empty_headers(api: Api, headers: dict[str, str]) -> None:
     answer = await ensure(api, **headers)
 
@@ -192,7 +192,7 @@ async def test_a_token_that_is_due_is_signed_again_for_the_same_guest(api: Api, 
     guest = await api.issue(payload={"a": 1})
     clock.now_s += MONTH_S + 1
 
-    answer = await ensure(api, Cookie=f"guest={guest['token']}")
+    answer = await ensure(api, **NAVIGATION, Cookie=f"guest={guest['token']}")
 
     renewed = await api.verify(cookie_of(answer))
     assert guest_of(answer) == (200, guest["subject"], "0")
@@ -200,14 +200,150 @@ async def test_a_token_that_is_due_is_signed_again_for_the_same_guest(api: Api, 
     assert renewed["issued_at"] == int(clock.now_s)
 
 
-@pytest.mark.parametrize("kind", ["document", "empty", "image"])
-async def test_any_request_renews(api: Api, clock: HandClock, kind: str) -> None:
+@pytest.mark.parametrize("headers", NO_PAGES)
+async def test_only_a_page_renews(api: Api, clock: HandClock, headers: dict[str, str]) -> None:
+    """The cookie of an image or a prefetch could overtake the cookie of a change."""
     guest = await api.issue()
     clock.now_s += MONTH_S + 1
 
-    answer = await ensure(api, "POST", Cookie=f"guest={guest['token']}", Sec_Fetch_Dest=kind)
+    answer = await ensure(api, Cookie=f"guest={guest['token']}", **headers)
+
+    assert guest_of(answer) == (200, guest["subject"], "0")
+    assert "Set-Cookie" not in answer.headers
+
+
+async def test_any_request_renews_where_any_ensures(make_api: MakeApi, clock: HandClock) -> None:
+    api = await make_api(GUEST_ENSURE_ON="any")
+    guest = await api.issue()
+    clock.now_s += MONTH_S + 1
+
+    answer = await ensure(api, "POST", Cookie=f"guest={guest['token']}", Sec_Fetch_Dest="image")
 
     assert (await api.verify(cookie_of(answer)))["subject"] == guest["subject"]
+
+
+PREFLIGHT = {"Access-Control-Request-Method": "PUT", "Origin": "https://app.example"}
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "new"),
+    [
+        pytest.param("OPTIONS", PREFLIGHT, "", id="preflight"),
+        pytest.param("GET", {**PREFLIGHT, "X-Forwarded-Method": "OPTIONS"}, "", id="preflight of the visitor's"),
+        pytest.param("OPTIONS", {}, "1", id="OPTIONS, no preflight"),
+        pytest.param("POST", PREFLIGHT, "1", id="no OPTIONS"),
+    ],
+)
+async def test_a_preflight_gets_no_guest(make_api: MakeApi, method: str, headers: dict[str, str], new: str) -> None:
+    """The browser drops its cookie, and each would use up the rate limit."""
+    api = await make_api(GUEST_ENSURE_ON="any")
+
+    answer = await ensure(api, method, **headers)
+
+    assert answer.headers["X-Guest-New"] == new
+    assert ("Set-Cookie" in answer.headers) is (new == "1")
+
+
+async def test_a_preflight_does_not_renew(make_api: MakeApi, clock: HandClock) -> None:
+    api = await make_api(GUEST_ENSURE_ON="any")
+    guest = await api.issue()
+    clock.now_s += MONTH_S + 1
+
+    answer = await ensure(api, "OPTIONS", Cookie=f"guest={guest['token']}", **PREFLIGHT)
+
+    assert guest_of(answer) == (200, guest["subject"], "0")
+    assert "Set-Cookie" not in answer.headers
+
+
+async def test_a_service_worker_s_navigation_is_a_page(api: Api) -> None:
+    answer = await ensure(api, Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="empty")
+
+    assert answer.headers["X-Guest-New"] == "1"
+
+
+@pytest.mark.parametrize(("partitioned", "new"), [("0", ""), ("1", "1")])
+async def test_a_frame_is_a_page_where_cookies_are_partitioned(make_api: MakeApi, partitioned: str, new: str) -> None:
+    api = await make_api(
+        GUEST_ISSUER="https://shop.example", GUEST_COOKIE_SAMESITE="None", GUEST_COOKIE_PARTITIONED=partitioned
+    )
+
+    answer = await ensure(api, Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="iframe")
+
+    assert answer.headers["X-Guest-New"] == new
+    if new:
+        assert answer.headers["Set-Cookie"].endswith("; SameSite=None; Secure; Partitioned")
+
+
+async def test_a_bearer_token_is_never_given_a_cookie(api: Api, clock: HandClock) -> None:
+    guest = await api.issue()
+    clock.now_s += MONTH_S + 1
+
+    answer = await ensure(api, **NAVIGATION, Authorization=f"Bearer {guest['token']}")
+
+    assert guest_of(answer) == (200, guest["subject"], "0")
+    assert "Set-Cookie" not in answer.headers
+
+
+async def change(api: Api, token: str, payload: dict[str, Any]) -> str:
+    answer = await api.post("/v1/refresh-payload", {"token": token, "payload": payload})
+    return str(answer.json["token"])
+
+
+async def test_of_one_guest_s_cookies_the_newest_counts(api: Api, clock: HandClock) -> None:
+    """A domain that is set later leaves a host-only twin, which browsers send first."""
+    first = (await api.issue())["token"]
+    second = await change(api, first, {"a": 1})
+    clock.now_s += 10
+    renewed = (await api.post("/v1/refresh-payload", {"token": second})).json
+    other = (await api.issue(payload={"theirs": 1}))["token"]
+
+    answer = await api.get(
+        "/v1/auth", headers={"Cookie": "; ".join(f"guest={each}" for each in (first, renewed["token"], second, other))}
+    )
+
+    assert (answer.headers["X-Guest-Id"], answer.headers["X-Guest-Version"]) == (renewed["subject"], "2")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_the_first_good_cookie_says_which_guest(api: Api, order: int) -> None:
+    mine = await api.issue()
+    theirs = await api.issue()
+    newer = await change(api, theirs["token"], {"a": 1})
+    tokens = [mine["token"], newer][::order]
+
+    answer = await api.get("/v1/auth", headers={"Cookie": "; ".join(f"guest={each}" for each in tokens)})
+
+    assert answer.headers["X-Guest-Id"] == (mine if order == 1 else theirs)["subject"]
+
+
+async def test_a_guest_under_an_old_name_moves_over(make_api: MakeApi) -> None:
+    api = await make_api(GUEST_COOKIE_NAME="shop,guest")
+    guest = await api.issue(payload={"a": 1})
+    old = f"guest={guest['token']}"
+
+    fetched = await ensure(api, Cookie=old)
+    opened = await ensure(api, **NAVIGATION, Cookie=old)
+
+    assert guest_of(fetched) == guest_of(opened) == (200, guest["subject"], "0")
+    assert "Set-Cookie" not in fetched.headers
+    assert opened.headers.getall("Set-Cookie")[0].startswith("shop=")
+    moved = opened.headers["Set-Cookie"].partition(";")[0]
+    again = await ensure(api, **NAVIGATION, Cookie=f"{old}; {moved}")
+    assert guest_of(again) == (200, guest["subject"], "0")
+    assert "Set-Cookie" not in again.headers
+
+
+async def test_an_old_name_is_read_only_where_no_earlier_one_is_good(make_api: MakeApi) -> None:
+    """A plain name could otherwise open what `__Host-` closes."""
+    api = await make_api(GUEST_COOKIE_NAME="shop,guest")
+    mine, planted = await api.issue(), await api.issue()
+    newer = await change(api, planted["token"], {"a": 1})
+
+    good = await api.get("/v1/auth", headers={"Cookie": f"guest={newer}; shop={mine['token']}"})
+    bad = await api.get("/v1/auth", headers={"Cookie": f"guest={newer}; shop=nonsense"})
+
+    assert good.headers["X-Guest-Id"] == mine["subject"]
+    assert bad.headers["X-Guest-Id"] == planted["subject"]
 
 
 async def test_verify_never_signs(api: Api, clock: HandClock) -> None:
@@ -226,7 +362,7 @@ async def test_a_due_token_that_no_longer_fits_stays_as_it_is(make_api: MakeApi,
     tight = await make_api()
 
     for api in (roomy, tight):
-        answer = await ensure(api, Cookie=f"guest={guest['token']}")
+        answer = await ensure(api, **NAVIGATION, Cookie=f"guest={guest['token']}")
         assert guest_of(answer) == (200, guest["subject"], "0")
         assert "Set-Cookie" not in answer.headers
 
@@ -313,6 +449,11 @@ async def test_sixteen_kilobytes_of_headers_are_no_error(api: Api) -> None:
             {"domain": "shop.example", "same_site": "None", "secure": True},
             "guest=t; Max-Age=60; HttpOnly; Path=/; SameSite=None; Domain=shop.example; Secure",
         ),
+        (
+            {"same_site": "None", "secure": True, "partitioned": True},
+            "guest=t; Max-Age=60; HttpOnly; Path=/; SameSite=None; Secure; Partitioned",
+        ),
+        ({"names": ("new", "old")}, "new=t; Max-Age=60; HttpOnly; Path=/; SameSite=Lax"),
     ],
 )
 def test_the_cookie_has_the_attributes_of_its_policy(policy: dict[str, Any], written: str) -> None:
