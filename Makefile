@@ -94,7 +94,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 # What the safety of every token hangs on: no branch of these goes untested.
-COVERED := tokens.claims tokens.payload_patch keys.keyring keys.signer
+COVERED := tokens.claims tokens.payload_patch keys.keyring keys.encoding keys.signer
 
 .PHONY: unit
 unit: $(VENV)/.dev

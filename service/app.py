@@ -22,10 +22,11 @@ from service.http.offload import OffloadThread
 from service.http.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.http.rate_limit import ClientTable, RateLimiter
 from service.keys.admin import KeyAdmin
+from service.keys.encoding import to_jwk_set
 from service.keys.encryption import Sealer
 from service.keys.file_store import FileStore
 from service.keys.generator import KeyGenerator, RingCopy, RingFile
-from service.keys.keyring import KeyRing, to_jwk_set
+from service.keys.keyring import KeyRing
 from service.keys.manager import REFUSALS, KeyManager, KeysStatus
 from service.keys.ports import Clock, RandomBytes
 from service.keys.redis_url import parse_redis_url

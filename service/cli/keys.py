@@ -16,11 +16,11 @@ from service.app import make_key_operations
 from service.cli import output
 from service.config import Settings
 from service.errors import GuestSessionsError
-from service.keys import keyring
+from service.keys import encoding, keyring
 from service.keys.admin import KeyAdmin, OperationResult
 from service.keys.encryption import make_secret
 from service.keys.keyring import Key, KeyPolicy, KeyRing, KeyState
-from service.keys.pem import public_pem
+from service.keys.signer import public_pem
 
 T = TypeVar("T")
 
@@ -143,10 +143,10 @@ def export(
         raise click.UsageError("--pem goes with --public; private keys are exported as a JWK Set alone.")
     ring = _run(load_settings(), lambda operations: operations.ring())
     if not public:
-        private = keyring.to_jwk_set(ring)
+        private = encoding.to_jwk_set(ring)
         content = output.as_json(msgspec.json.decode(private)) if as_json else private.decode()
     elif pem:
-        blocks = {key.kid: public_pem(keyring.public_jwk(key)) for key in ring.published}
+        blocks = {key.kid: public_pem(key) for key in ring.published}
         as_text = "".join(f"{kid}\n{block}" for kid, block in blocks.items())
         content = output.as_json({"keys": blocks}) if as_json else as_text
     else:

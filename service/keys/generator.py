@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from service.errors import KeyringError, WrongSecret
-from service.keys import keyring
+from service.keys import encoding, keyring
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.ports import Clock, KeyCache, KeyMaker, KeyStore, RandomBytes, Sealer, SignerMaker
 
@@ -94,7 +94,7 @@ class RingFile:
             if current == wanted:
                 return None
             self._mint.prove(wanted)
-            return self._sealed(keyring.to_jwk_set(wanted))
+            return self._sealed(encoding.to_jwk_set(wanted))
 
         self._store.update(change)
         return decided[-1]
@@ -106,7 +106,7 @@ class RingFile:
             self._store.update(lambda current: None if current is None else self._resealed(current))
 
     def _resealed(self, content: bytes) -> bytes:
-        return self._sealed(keyring.to_jwk_set(open_file(content, self._sealer)))
+        return self._sealed(encoding.to_jwk_set(open_file(content, self._sealer)))
 
     def _sealed(self, plain: bytes) -> bytes:
         return plain if self._sealer is None else self._sealer.seal(plain)
@@ -138,7 +138,7 @@ class RingCopy:
         if sealed is None:
             return None
         if self._last is None or self._last[0] != sealed:
-            self._last = (sealed, keyring.from_jwk_set(self._sealer.open(sealed)))
+            self._last = (sealed, encoding.from_jwk_set(self._sealer.open(sealed)))
         return self._last[1]
 
     def is_current(self) -> bool:
@@ -147,7 +147,7 @@ class RingCopy:
 
     async def put(self, ring: KeyRing) -> None:
         """Stores the ring and tells the others; raises `CacheUnavailable`."""
-        sealed = self._sealer.seal(keyring.to_jwk_set(ring))
+        sealed = self._sealer.seal(encoding.to_jwk_set(ring))
         await self._cache.put(sealed)
         self._last = (sealed, ring)
 
@@ -155,12 +155,12 @@ class RingCopy:
 def open_file(content: bytes, sealer: Sealer | None) -> KeyRing:
     """The ring in a file's content, sealed or plain; raises `KeyringDamaged` or `WrongSecret`."""
     if content.lstrip().startswith(b"{"):
-        return keyring.from_jwk_set(content)
+        return encoding.from_jwk_set(content)
     if sealer is not None:
-        return keyring.from_jwk_set(sealer.open(content.strip()))
+        return encoding.from_jwk_set(sealer.open(content.strip()))
     if content.startswith(_FERNET_PREFIX):
         raise WrongSecret("The keyring is sealed, and no secret was given to open it.")
-    return keyring.from_jwk_set(content)
+    return encoding.from_jwk_set(content)
 
 
 _FERNET_PREFIX: Final = b"gAAAA"

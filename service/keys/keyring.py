@@ -1,7 +1,8 @@
 """The signing keys of one deployment as an immutable value: next → active → retired → revoked.
 
 Pure: every move takes `now_s` and gives a new ring; knows nothing of files, Redis or cryptography. Invariants, held by
-every move and checked by `from_jwk_set`: exactly one key is active, at most one is next, and a revision only grows.
+every move and checked by `encoding.from_jwk_set`: exactly one key is active, at most one is next, and a revision only
+grows.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping
 from enum import StrEnum
 from itertools import groupby
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -49,8 +50,6 @@ MOST_PUBLISHED_KEYS: Final = 128
 
 RETENTION_MARGIN_S: Final = 7 * 86_400
 """A retired key outlives its last token by this: replicas that are cut off from the ring go on signing with it."""
-
-PURPOSE: Final = "guest-sessions keyring"
 
 
 class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +125,22 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     def published(self) -> tuple[Key, ...]:
         """The keys of the JWKS."""
         return tuple(key for key in self.keys if key.state in PUBLISHED)
+
+
+class KeyMaterial(msgspec.Struct, frozen=True):
+    """The members that make up a key of one algorithm (RFC 7518, sections 6.2 and 6.3)."""
+
+    kty: str
+    public: tuple[str, ...]
+    private: tuple[str, ...]
+
+
+MATERIAL: Final[Mapping[Algorithm, KeyMaterial]] = MappingProxyType(
+    {
+        "ES256": KeyMaterial("EC", ("crv", "x", "y"), ("d",)),
+        "RS256": KeyMaterial("RSA", ("n", "e"), ("d", "p", "q", "dp", "dq", "qi")),
+    }
+)
 
 
 # --- the moves ---
@@ -339,151 +354,18 @@ def least_rotation_s(policy: KeyPolicy) -> int:
 
 def public_jwk(key: Key) -> dict[str, str]:
     """The public part of a key (RFC 7517, section 4; RFC 7518, section 6), in one fixed order."""
-    material = {name: str(key.private[name]) for name in _MATERIAL[key.algorithm].public}
-    return {"kty": _MATERIAL[key.algorithm].kty, "use": "sig", "alg": key.algorithm, "kid": key.kid, **material}
+    material = {name: str(key.private[name]) for name in MATERIAL[key.algorithm].public}
+    return {"kty": MATERIAL[key.algorithm].kty, "use": "sig", "alg": key.algorithm, "kid": key.kid, **material}
 
 
-def public_jwks(ring: KeyRing) -> bytes:
-    """The JWKS (RFC 7517, section 5) as verifiers get it."""
-    return msgspec.json.encode({"keys": [public_jwk(key) for key in ring.published]})
+def material_of(key: Key) -> dict[str, Any]:
+    """The JWK members of a key; of a revoked one the public members alone."""
+    material = MATERIAL[key.algorithm]
+    names = material.public if key.state is KeyState.REVOKED else material.public + material.private
+    return {"kty": material.kty} | {name: key.private[name] for name in names}
 
 
-# --- the form at rest ---
-
-_Base64url = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=1_024)]
-_Time = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
-
-
-class _Material(msgspec.Struct, frozen=True):
-    """The members that make up a key of one algorithm (RFC 7518, sections 6.2 and 6.3)."""
-
-    kty: str
-    public: tuple[str, ...]
-    private: tuple[str, ...]
-
-
-_MATERIAL: Final[Mapping[Algorithm, _Material]] = MappingProxyType(
-    {
-        "ES256": _Material("EC", ("crv", "x", "y"), ("d",)),
-        "RS256": _Material("RSA", ("n", "e"), ("d", "p", "q", "dp", "dq", "qi")),
-    }
-)
-
-
-class _StoredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A private JWK with its life."""
-
-    kid: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,16}$")]
-    alg: Algorithm
-    use: Literal["sig"]
-    state: KeyState
-    max_lifetime: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
-    created_at: _Time
-    activated_at: _Time | None = None
-    retired_at: _Time | None = None
-    revoked_at: _Time | None = None
-    revoked_before: _Time | None = None
-    kty: Literal["EC", "RSA"]
-    crv: Literal["P-256"] | None = None
-    x: _Base64url | None = None
-    y: _Base64url | None = None
-    n: _Base64url | None = None
-    e: _Base64url | None = None
-    d: _Base64url | None = None
-    p: _Base64url | None = None
-    q: _Base64url | None = None
-    dp: _Base64url | None = None
-    dq: _Base64url | None = None
-    qi: _Base64url | None = None
-
-
-class _StoredRing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A JWK Set (RFC 7517, section 5) with what makes it a ring."""
-
-    purpose: Literal["guest-sessions keyring"]
-    ring: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{8,64}$")]
-    revision: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
-    revoked_before: _Time
-    derivation_secret: Annotated[bytes, msgspec.Meta(min_length=32, max_length=64)]
-    keys: Annotated[tuple[_StoredKey, ...], msgspec.Meta(min_length=1)]
-
-
-def to_jwk_set(ring: KeyRing) -> bytes:
-    """The whole ring, private parts included, as JSON for people and programs."""
-    stored = _StoredRing(
-        purpose=PURPOSE,
-        ring=ring.ring_id,
-        revision=ring.revision,
-        revoked_before=ring.revoked_before_s,
-        derivation_secret=ring.derivation_secret,
-        keys=tuple(_to_stored(key) for key in ring.keys),
-    )
-    return msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n"
-
-
-def from_jwk_set(stored: bytes) -> KeyRing:
-    """The ring of `to_jwk_set`.
-
-    Raises:
-        KeyringDamaged: where it is anything else, or breaks an invariant; the message holds no key.
-    """
-    try:
-        parsed = msgspec.json.decode(stored, type=_StoredRing)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise KeyringDamaged(f"This is no keyring, or a damaged one: {error}") from error
-    ring = KeyRing(
-        ring_id=parsed.ring,
-        revision=parsed.revision,
-        keys=_in_order(_from_stored(key) for key in parsed.keys),
-        revoked_before_s=parsed.revoked_before,
-        derivation_secret=parsed.derivation_secret,
-    )
-    _check_states(ring)
-    return ring
-
-
-def _to_stored(key: Key) -> _StoredKey:
-    return _StoredKey(
-        kid=key.kid,
-        alg=key.algorithm,
-        use="sig",
-        state=key.state,
-        max_lifetime=key.max_lifetime_s,
-        created_at=key.created_at_s,
-        activated_at=key.activated_at_s,
-        retired_at=key.retired_at_s,
-        revoked_at=key.revoked_at_s,
-        revoked_before=key.revoked_before_s,
-        **_material_of(key),
-    )
-
-
-def _from_stored(stored: _StoredKey) -> Key:
-    material = _MATERIAL[stored.alg]
-    names = material.public if stored.state is KeyState.REVOKED else material.public + material.private
-    if stored.kty != material.kty or any(getattr(stored, name) is None for name in names):
-        raise KeyringDamaged(f"Key {stored.kid} is damaged: it is no whole {stored.alg} key.")
-    if material.kty == "EC" and any(len(getattr(stored, name)) != _P256_CHARS for name in ("x", "y")):
-        raise KeyringDamaged(f"Key {stored.kid} is damaged: its coordinates are not of 32 bytes each.")
-    if getattr(stored, _SINCE[stored.state]) is None:
-        raise KeyringDamaged(f"Key {stored.kid} is damaged: it is {stored.state.value}, but not since when.")
-    return Key(
-        kid=stored.kid,
-        algorithm=stored.alg,
-        state=stored.state,
-        private={"kty": stored.kty} | {name: getattr(stored, name) for name in names},
-        max_lifetime_s=stored.max_lifetime,
-        created_at_s=stored.created_at,
-        activated_at_s=stored.activated_at,
-        retired_at_s=stored.retired_at,
-        revoked_at_s=stored.revoked_at,
-        revoked_before_s=stored.revoked_before,
-    )
-
-
-_P256_CHARS: Final = 43
-"""Of a coordinate of 32 bytes in base64url; no other number of characters stands for so many (RFC 7518, 6.2.1.2)."""
-_SINCE: Final[Mapping[KeyState, str]] = MappingProxyType(
+SINCE: Final[Mapping[KeyState, str]] = MappingProxyType(
     {
         KeyState.NEXT: "created_at",
         KeyState.ACTIVE: "activated_at",
@@ -493,21 +375,6 @@ _SINCE: Final[Mapping[KeyState, str]] = MappingProxyType(
 )
 
 
-def _check_states(ring: KeyRing) -> None:
-    states = [key.state for key in ring.keys]
-    if len({key.kid for key in ring.keys}) != len(ring.keys):
-        raise KeyringDamaged("The keyring is damaged: two keys have one kid.")
-    if states.count(KeyState.ACTIVE) != 1 or states.count(KeyState.NEXT) > 1:
-        raise KeyringDamaged("The keyring is damaged: it must have exactly one active key and at most one next.")
-
-
-def _material_of(key: Key) -> dict[str, Any]:
-    """The JWK members of a key; of a revoked one the public members alone."""
-    material = _MATERIAL[key.algorithm]
-    names = material.public if key.state is KeyState.REVOKED else material.public + material.private
-    return {"kty": material.kty} | {name: key.private[name] for name in names}
-
-
 # --- inside the moves ---
 
 
@@ -515,8 +382,8 @@ def _moved(key: Key, state: KeyState, now_s: float) -> Key:
     """`key` in its new state, since `now_s` rounded down to whole seconds."""
     if state not in MOVES[key.state]:
         raise InvalidTransition(f"Key {key.kid} is {key.state.value}; it cannot become {state.value}.")
-    moved = msgspec.structs.replace(key, state=state, **{f"{_SINCE[state]}_s": int(now_s)})
-    return msgspec.structs.replace(moved, private=_material_of(moved))
+    moved = msgspec.structs.replace(key, state=state, **{f"{SINCE[state]}_s": int(now_s)})
+    return msgspec.structs.replace(moved, private=material_of(moved))
 
 
 def _changed(ring: KeyRing, keys: Iterable[Key], *, revoked_before_s: int | None = None) -> KeyRing:
@@ -524,12 +391,13 @@ def _changed(ring: KeyRing, keys: Iterable[Key], *, revoked_before_s: int | None
     return msgspec.structs.replace(
         ring,
         revision=ring.revision + 1,
-        keys=_in_order(keys),
+        keys=in_order(keys),
         revoked_before_s=ring.revoked_before_s if revoked_before_s is None else revoked_before_s,
     )
 
 
-def _in_order(keys: Iterable[Key]) -> tuple[Key, ...]:
+def in_order(keys: Iterable[Key]) -> tuple[Key, ...]:
+    """The keys in the order of their making."""
     return tuple(sorted(keys, key=lambda key: (key.created_at_s, key.kid)))
 
 
@@ -579,7 +447,7 @@ def _with_one_active(keys: list[Key], *, spare: Key | None, now_s: float) -> tup
         if successor is None:
             raise InvalidTransition("No key is left to sign.")
         kept[successor.kid] = _moved(successor, KeyState.ACTIVE, now_s)
-    return _in_order(kept.values())
+    return in_order(kept.values())
 
 
 def _latest(keys: Iterable[Key], state: KeyState) -> Key | None:

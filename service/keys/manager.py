@@ -30,7 +30,7 @@ from service.errors import (
     StoreUnavailable,
     WrongSecret,
 )
-from service.keys import keyring
+from service.keys import encoding, keyring
 from service.keys.generator import KeyGenerator, RingCopy, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.ports import Clock, TokenSigner
@@ -466,7 +466,7 @@ class KeyManager:
         return self.loaded is not None and (ring.revision < self.loaded.ring.revision or ring == self.loaded.ring)
 
     def _load(self, ring: KeyRing) -> LoadedRing:
-        jwks = keyring.public_jwks(ring)
+        jwks = encoding.public_jwks(ring)
         return LoadedRing(
             ring=ring,
             codec=self._mint.make_signer(ring),

@@ -35,6 +35,7 @@ class _JoseKey(Protocol):
     def sign(self, msg: bytes) -> bytes: ...
     def verify(self, msg: bytes, sig: bytes) -> bool: ...
     def to_dict(self) -> dict[str, Any]: ...
+    def to_pem(self) -> bytes: ...
 
 
 class Signer:
@@ -88,6 +89,11 @@ def make_key(algorithm: Algorithm) -> dict[str, Any]:
     else:
         private = rsa.generate_private_key(public_exponent=65_537, key_size=RSA_BITS)
     return dict(_key_class(algorithm)(private, algorithm).to_dict())
+
+
+def public_pem(key: Key) -> str:
+    """The public part of a key as a `PUBLIC KEY` block (RFC 7468, section 13), for verifiers that take no JWKS."""
+    return _load(key, public_jwk(key)).to_pem().decode("ascii")
 
 
 def encoded_header(key: Key) -> str:

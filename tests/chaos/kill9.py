@@ -21,8 +21,9 @@ from typing import Final
 
 from service.app import make_key_operations, make_keys
 from service.config import Settings
+from service.keys.encoding import from_jwk_set
 from service.keys.file_store import FILE_NAME, NEW_NAME
-from service.keys.keyring import KeyRing, KeyState, from_jwk_set
+from service.keys.keyring import KeyRing, KeyState
 from service.keys.signer import Signer
 
 ROTATIONS_A_FOLDER: Final = 60

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidToken, InvalidTransition, KeyringDamaged, KeyringForeign
-from service.keys import keyring
+from service.keys import encoding, keyring
 from service.keys.keyring import Key, KeyPolicy, KeyRing, KeyState
 from service.keys.manager import LoadedRing
 from service.keys.signer import Signer, make_key
@@ -195,7 +195,7 @@ def test_another_deployments_keys_verify_here_and_do_not_sign() -> None:
     assert states(taken) == {"a": "active", "b": "revoked", "c": "retired", "d": "retired"}
     assert (taken.ring_id, taken.revision) == ("deployment-1", 2)
     assert keyring.import_foreign(taken, theirs, spare=spare, now_s=200) is taken
-    assert keyring.from_jwk_set(keyring.to_jwk_set(taken)) == taken
+    assert encoding.from_jwk_set(encoding.to_jwk_set(taken)) == taken
 
 
 def test_another_deployments_key_without_a_revocation_refuses_no_guest() -> None:
@@ -330,7 +330,7 @@ def test_the_shortest_rotation_kept_for_years_never_passes_the_limit() -> None:
 def test_dates_past_2038_2106_and_9999_are_dates_like_any_other(now_s: int) -> None:
     ring = rotated(make_test_ring("a", now_s=now_s), "b", now_s=now_s + 600)
 
-    assert keyring.from_jwk_set(keyring.to_jwk_set(ring)) == ring
+    assert encoding.from_jwk_set(encoding.to_jwk_set(ring)) == ring
     assert ring.keys[0].safe_to_drop_from_s == now_s + 600 + 1_000 + 7 * DAY_S
 
 
@@ -522,7 +522,7 @@ def test_whatever_two_volumes_did_apart_both_come_to_one_ring_that_loses_nothing
     assert {key.kid for key in joined.keys} >= {key.kid for ring in (mine, theirs) for key in ring.keys}
     revoked = {key.kid for ring in (mine, theirs) for key in ring.keys if key.state is KeyState.REVOKED}
     assert {key.kid for key in joined.keys if key.state is KeyState.REVOKED} == revoked
-    assert keyring.from_jwk_set(keyring.to_jwk_set(joined)) == joined
+    assert encoding.from_jwk_set(encoding.to_jwk_set(joined)) == joined
     assert joined.revision >= max(mine.revision, theirs.revision)
 
 
@@ -534,7 +534,7 @@ def test_the_jwks_has_the_public_parts_of_the_keys_that_verify_or_will() -> None
     ring = keyring.stage(ring, make_test_key("c", now_s=300, algorithm="RS256"))
     ring = keyring.revoke(ring, "a", spare=make_test_key("z", now_s=300), now_s=300)
 
-    jwks = json.loads(keyring.public_jwks(ring))
+    jwks = json.loads(encoding.public_jwks(ring))
 
     assert [(key["kid"], key["alg"], key["kty"], key["use"]) for key in jwks["keys"]] == [
         ("b", "ES256", "EC", "sig"),
@@ -556,7 +556,7 @@ def test_no_secret_shows_in_a_repr() -> None:
 
 
 def stored(ring: KeyRing) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(keyring.to_jwk_set(ring))
+    document: dict[str, Any] = json.loads(encoding.to_jwk_set(ring))
     return document
 
 
@@ -588,7 +588,7 @@ def test_a_ring_of_all_states_and_algorithms_comes_back_from_rest_as_it_was() ->
     ring = keyring.stage(ring, make_test_key("c", now_s=300, algorithm="RS256"))
     ring = keyring.promote(ring, now_s=900)
 
-    assert keyring.from_jwk_set(keyring.to_jwk_set(ring)) == ring
+    assert encoding.from_jwk_set(encoding.to_jwk_set(ring)) == ring
 
 
 @pytest.mark.parametrize(
@@ -596,16 +596,16 @@ def test_a_ring_of_all_states_and_algorithms_comes_back_from_rest_as_it_was() ->
 )
 def test_what_is_no_keyring_is_damaged(content: bytes) -> None:
     with pytest.raises(KeyringDamaged, match="no keyring, or a damaged one") as caught:
-        keyring.from_jwk_set(content)
+        encoding.from_jwk_set(content)
     assert caught.value.code == "keyring_damaged"
 
 
 def test_a_keyring_cut_off_anywhere_is_damaged() -> None:
-    whole = keyring.to_jwk_set(make_test_ring("a", now_s=100)).rstrip()
+    whole = encoding.to_jwk_set(make_test_ring("a", now_s=100)).rstrip()
 
     for length in range(len(whole)):
         with pytest.raises(KeyringDamaged):
-            keyring.from_jwk_set(whole[:length])
+            encoding.from_jwk_set(whole[:length])
 
 
 @pytest.mark.parametrize(
@@ -635,7 +635,7 @@ def test_a_damaged_key_is_told_without_its_secret(member: str, value: object, me
     document["keys"][0][member] = value
 
     with pytest.raises(KeyringDamaged, match=message) as caught:
-        keyring.from_jwk_set(json.dumps(document).encode())
+        encoding.from_jwk_set(json.dumps(document).encode())
     assert "secret-d" not in str(caught.value)
 
 
@@ -643,27 +643,27 @@ def test_the_latest_time_that_every_reader_of_json_takes_is_a_time() -> None:
     document = stored(make_test_ring("a", now_s=100))
     document["keys"][0]["created_at"] = 9_007_199_254_740_991
 
-    assert keyring.from_jwk_set(json.dumps(document).encode()).active.created_at_s == 9_007_199_254_740_991
+    assert encoding.from_jwk_set(json.dumps(document).encode()).active.created_at_s == 9_007_199_254_740_991
 
 
 def test_a_member_that_no_ring_has_is_damage() -> None:
     with pytest.raises(KeyringDamaged, match="unknown field `extra`"):
-        keyring.from_jwk_set(json.dumps(stored(make_test_ring("a", now_s=100)) | {"extra": 1}).encode())
+        encoding.from_jwk_set(json.dumps(stored(make_test_ring("a", now_s=100)) | {"extra": 1}).encode())
 
 
 def test_two_keys_of_one_name_or_two_that_sign_or_will_are_damage() -> None:
     document = stored(make_test_ring("a", now_s=100))
     document["keys"].append(document["keys"][0])
     with pytest.raises(KeyringDamaged, match="two keys have one kid"):
-        keyring.from_jwk_set(json.dumps(document).encode())
+        encoding.from_jwk_set(json.dumps(document).encode())
 
     document["keys"][1] = document["keys"][1] | {"kid": "b"}
     with pytest.raises(KeyringDamaged, match="exactly one active key"):
-        keyring.from_jwk_set(json.dumps(document).encode())
+        encoding.from_jwk_set(json.dumps(document).encode())
 
     document["keys"][0] = document["keys"][0] | {"kid": "c"}
     for key in document["keys"]:
         key["state"] = "next"
     document["keys"].append(stored(make_test_ring("a", now_s=100))["keys"][0])
     with pytest.raises(KeyringDamaged, match="at most one next"):
-        keyring.from_jwk_set(json.dumps(document).encode())
+        encoding.from_jwk_set(json.dumps(document).encode())

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from service.errors import KeyringError, StoreUnavailable
-from service.keys import keyring
+from service.keys import encoding, keyring
 from service.keys.admin import FOLLOW_S, KeyAdmin
 from service.keys.encryption import Sealer, is_sealed, make_secret
 from service.keys.file_store import FileStore
@@ -558,7 +558,7 @@ async def test_a_keeper_puts_its_ring_back_after_every_loss_and_everything_wrong
     other = World(tmp_path / "other")
     await other.keeper(secrets=(SECRET,), cache=other.cache).start()
     ring = held(keeper)
-    plain = keyring.to_jwk_set(ring)
+    plain = encoding.to_jwk_set(ring)
 
     for wrong, code in [
         (None, "cache_empty"),

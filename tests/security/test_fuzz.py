@@ -22,7 +22,7 @@ from service.http.auth import ApiKeyAuth, ApiKeyPolicy
 from service.http.cookies import CookiePolicy, GuestCookie
 from service.http.forward_auth import ForwardAuth, ForwardAuthPolicy
 from service.http.rate_limit import RateLimiter
-from service.keys import keyring
+from service.keys import encoding
 from service.keys.encryption import Sealer
 from service.keys.redis_url import parse_redis_url
 from service.keys.signer import Signer, inspect
@@ -305,10 +305,10 @@ def test_an_address_of_redis_raises_a_value_error_alone(text: str) -> None:
 
 
 @fuzz
-@given(bodies | mutated(keyring.to_jwk_set(forge().ring)))
+@given(bodies | mutated(encoding.to_jwk_set(forge().ring)))
 def test_a_keyring_of_any_bytes_is_damaged_or_whole(stored: bytes) -> None:
     with suppress(KeyringDamaged):
-        Signer(keyring.from_jwk_set(stored))
+        Signer(encoding.from_jwk_set(stored))
 
 
 SEALER = Sealer((base64url(b"s" * 32) + "=",))

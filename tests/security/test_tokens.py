@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidToken
-from service.keys import keyring
+from service.keys import encoding
 from service.keys.signer import Signer
 from service.tokens import claims
 from service.tokens.service import decode_claims
@@ -38,7 +38,7 @@ def refusal(token: str) -> str | None:
 async def api(make_api: MakeApi, tmp_path: Path, clock: HandClock) -> Api:
     """A service that holds the ring of the forge."""
     (tmp_path / "keys").mkdir(mode=0o700)
-    (tmp_path / "keys" / "keyring.json").write_bytes(keyring.to_jwk_set(forge().ring))
+    (tmp_path / "keys" / "keyring.json").write_bytes(encoding.to_jwk_set(forge().ring))
     clock.now_s = NOW_S + 1
     return await make_api()
 

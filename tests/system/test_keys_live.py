@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.keys import keyring
+from service.keys import encoding, keyring
 from service.keys.encryption import Sealer, make_secret
 from service.keys.file_store import FileStore
 from service.keys.generator import KeyGenerator, RingCopy, RingFile
@@ -158,7 +158,9 @@ async def test_wrong_content_is_refused_by_all_and_written_over(fleet: Fleet, se
     assert older is not None
     ring = await fleet.rotate_now()
     await until(lambda: revision(keeper) == revision(follower) == ring.revision)
-    poison = Sealer([SECRET]).seal(keyring.to_jwk_set(msgspec.structs.replace(fleet.mint.ring(time.time), revision=99)))
+    poison = Sealer([SECRET]).seal(
+        encoding.to_jwk_set(msgspec.structs.replace(fleet.mint.ring(time.time), revision=99))
+    )
 
     for wrong in (b"garbage", older, poison):
         with server.client() as client:
