@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class OffloadThread:
-    """A `ports.Compute`. Its thread starts with the first call."""
+    """A `tokens.compute.Compute`. Its thread starts with the first call."""
 
     def __init__(self) -> None:
         # Not the loop's own threads: a crowd of large requests must not stand before the look at the keyring's file.

@@ -1,7 +1,7 @@
 """What the use cases ask of the world: the clock, signatures, the keyring's places. Knows nothing of any adapter."""
 
 from collections.abc import AsyncGenerator, Callable, Hashable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from service.keys.keyring import Algorithm, Key, KeyRing
 
@@ -11,26 +11,8 @@ Clock = Callable[[], float]
 RandomBytes = Callable[[int], bytes]
 """As many bytes as asked for, of cryptographic strength."""
 
-Observer = Callable[[str], None]
-"""Takes note of what was done with a token: `issued`, `refreshed`, `verified`, or the reason that refused it."""
-
 KeyMaker = Callable[[Algorithm], dict[str, Any]]
 """Makes a fresh private JWK (RFC 7517) of the algorithm, without `kid`."""
-
-
-T = TypeVar("T")
-
-
-class Compute(Protocol):
-    """Where a computation of some length is done, so that it need not hold up everything else."""
-
-    async def __call__(self, work: Callable[[], T], /) -> T:
-        """What `work` answers or raises."""
-
-
-async def run_inline(work: Callable[[], T], /) -> T:
-    """A `Compute` for what is short: here and now."""
-    return work()
 
 
 class TokenSigner(Protocol):

@@ -7,19 +7,23 @@ files or Redis.
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, ReservedClaim, TokenTooLarge
 from service.keys.keyring import Key, KeyState
-from service.keys.ports import Clock, Compute, KeySource, Observer, RandomBytes, SigningKeys, run_inline
+from service.keys.ports import Clock, KeySource, RandomBytes, SigningKeys
 from service.strict_json import MAX_DEPTH, depth, equal, pointer
 from service.tokens import claims
 from service.tokens.cache import CachedClaims, TokenCache
 from service.tokens.claims import GuestClaims
+from service.tokens.compute import Compute, run_inline
 from service.tokens.payload_patch import Change
+
+Observer = Callable[[str], None]
+"""Called with what was done with a token: `issued`, `refreshed`, `verified`, or the reason for its refusal."""
 
 TOKEN_ID_BYTES: Final = 12
 """96 bits: among a trillion tokens two are alike with a chance of about 1 in 160,000 (n² / 2^97)."""

@@ -7,7 +7,7 @@ import pytest
 
 from service.http import schemas
 from service.http.offload import OffloadThread
-from service.keys.ports import run_inline
+from service.tokens.compute import run_inline
 from tests.api import Api
 
 
