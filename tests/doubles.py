@@ -32,6 +32,9 @@ class StubCodec:
     def sign(self, claims: bytes) -> str:
         return f"{self._ring.active.kid}.{claims.hex()}.x"
 
+    def sign_access_token(self, claims: bytes) -> str:
+        return f"{self._ring.active.kid}+access.{claims.hex()}.x"
+
     def verify(self, raw_token: str) -> tuple[Key, bytes]:
         kid, claims, _ = raw_token.split(".")
         key = next((key for key in self._ring.keys if key.kid == kid), None)

@@ -19,7 +19,10 @@ class TokenSigner(Protocol):
     """Compact tokens (RFC 7515, section 7.1) under the keys of one ring; parsed once, immutable after."""
 
     def sign(self, claims: bytes) -> str:
-        """The claims' JSON as a token under the active key."""
+        """The claims' JSON as a guest token under the active key."""
+
+    def sign_access_token(self, claims: bytes) -> str:
+        """The claims' JSON as an access token (RFC 9068) under the active key."""
 
     def verify(self, raw_token: str) -> tuple[Key, bytes]:
         """The key and the claims' JSON of a token whose signature is good.

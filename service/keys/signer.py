@@ -8,7 +8,7 @@ only the keys' `sign` and `verify` are used, parsed once and kept.
 
 import binascii
 from collections.abc import Container
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -24,6 +24,9 @@ from service.keys.keyring import Algorithm, Key, KeyRing, KeyState, public_jwk
 
 MAX_TOKEN_BYTES: Final = 16_384
 """Four browser cookies' worth; nothing longer is looked at, so that its length costs an attacker's time, not ours."""
+
+TokenType = Literal["guest+jwt", "at+jwt"]
+"""The `typ` of a header: this project's own, and that of an access token (RFC 9068, section 2.1)."""
 
 RSA_BITS: Final = 3_072
 """128 bits of strength: a token lives ten years, past the end of 2048 bits (NIST SP 800-57 part 1, table 4: 2030)."""
@@ -51,17 +54,26 @@ class Signer:
         require_cryptography_backend()
         self._table = {encoded_header(key).encode(): (key, _load(key, public_jwk(key))) for key in ring.keys}
         active = next((key for key in ring.keys if key.state is KeyState.ACTIVE), None)
-        self._signer = (
-            None if active is None else (encoded_header(active).encode() + b".", _load(active, active.private))
-        )
+        self._private = None if active is None else _load(active, active.private)
+        self._prefix = b"" if active is None else encoded_header(active).encode() + b"."
+        self._access_prefix = b"" if active is None else encoded_header(active, typ="at+jwt").encode() + b"."
 
     def sign(self, claims: bytes) -> str:
-        """The claims' JSON as a token under the active key."""
-        if self._signer is None:
+        """The claims' JSON as a guest token under the active key."""
+        return self._signed(self._prefix, claims)
+
+    def sign_access_token(self, claims: bytes) -> str:
+        """The claims' JSON as an access token (RFC 9068) under the active key.
+
+        Its header is in no table that `verify` looks up, so that it is a guest token nowhere.
+        """
+        return self._signed(self._access_prefix, claims)
+
+    def _signed(self, prefix: bytes, claims: bytes) -> str:
+        if self._private is None:
             raise ValueError("a ring without an active key signs nothing")
-        prefix, key = self._signer
         signing_input = prefix + _encode(claims)
-        return (signing_input + b"." + _encode(key.sign(signing_input))).decode("ascii")
+        return (signing_input + b"." + _encode(self._private.sign(signing_input))).decode("ascii")
 
     def verify(self, raw_token: str) -> tuple[Key, bytes]:
         """The key and the claims' JSON of a token whose signature is good.
@@ -96,9 +108,9 @@ def public_pem(key: Key) -> str:
     return _load(key, public_jwk(key)).to_pem().decode("ascii")
 
 
-def encoded_header(key: Key) -> str:
-    """The first segment of every token under `key`: these members, this order, no white space."""
-    return _encode(f'{{"alg":"{key.algorithm}","kid":"{key.kid}","typ":"guest+jwt"}}'.encode("ascii")).decode("ascii")
+def encoded_header(key: Key, *, typ: TokenType = "guest+jwt") -> str:
+    """The first segment of every token of type `typ` under `key`: these members, this order, no white space."""
+    return _encode(f'{{"alg":"{key.algorithm}","kid":"{key.kid}","typ":"{typ}"}}'.encode("ascii")).decode("ascii")
 
 
 def inspect(raw_token: str) -> dict[str, Any]:

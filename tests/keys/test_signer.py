@@ -51,6 +51,18 @@ def test_the_header_has_exactly_these_members_in_this_order() -> None:
     )
 
 
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_an_access_token_is_good_for_other_libraries_and_a_guest_token_nowhere(algorithm: Algorithm) -> None:
+    ring = ring_of(make_key(algorithm), algorithm=algorithm)
+
+    token = Signer(ring).sign_access_token(b'{"sub":"G-1"}')
+
+    public = jwt.PyJWK(keyring.public_jwk(ring.active))
+    assert jwt.decode(token, public, algorithms=[algorithm]) == {"sub": "G-1"}
+    assert jwt.get_unverified_header(token) == {"alg": algorithm, "kid": "k1", "typ": "at+jwt"}
+    assert refusal(Signer(ring), token) == "unknown_key"
+
+
 def test_a_ring_verifies_what_its_other_keys_signed_and_says_which_key() -> None:
     made = forge()
     codec = Signer(made.ring)
@@ -74,6 +86,8 @@ def test_a_ring_without_an_active_key_verifies_and_signs_nothing() -> None:
     assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
     with pytest.raises(ValueError, match="without an active key"):
         codec.sign(b"{}")
+    with pytest.raises(ValueError, match="without an active key"):
+        codec.sign_access_token(b"{}")
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
