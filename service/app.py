@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 from aiohttp import web
@@ -25,14 +25,16 @@ from service.keys.admin import KeyAdmin
 from service.keys.encoding import to_jwk_set
 from service.keys.encryption import Sealer
 from service.keys.file_store import FileStore
-from service.keys.generator import KeyGenerator, RingCopy, RingFile
+from service.keys.generator import KeyGenerator, RingFile
 from service.keys.keyring import KeyRing
 from service.keys.manager import REFUSALS, KeyManager, KeysStatus
 from service.keys.ports import Clock, RandomBytes
-from service.keys.redis_url import parse_redis_url
 from service.keys.signer import Signer, make_key, require_cryptography_backend
 from service.merge.service import MergeService
 from service.tokens.service import TokenService
+
+if TYPE_CHECKING:
+    from service.keys.redis_store import RedisStore
 
 logger = logging.getLogger("guest_sessions.app")
 
@@ -125,15 +127,15 @@ def _make_file(settings: Settings, mint: KeyGenerator) -> RingFile | None:
     return None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), _make_sealer(settings), mint)
 
 
-def _make_copy(settings: Settings) -> RingCopy | None:
+def _make_copy(settings: Settings) -> "RedisStore | None":
     """The settings refuse Redis without a secret: what goes there is always sealed."""
     sealer = _make_sealer(settings)
     if settings.redis_url is None or sealer is None:
         return None
     # Imported here: a process without Redis need not carry its client, 7 MiB and a third of the time to start.
-    from service.keys.redis_store import RedisCache  # noqa: PLC0415
+    from service.keys.redis_store import RedisStore, parse_redis_url  # noqa: PLC0415
 
-    return RingCopy(RedisCache(parse_redis_url(settings.redis_url)), sealer)
+    return RedisStore(parse_redis_url(settings.redis_url), sealer)
 
 
 def make_app(

@@ -1,14 +1,15 @@
-"""What stands for the world in the tests of the keys: hand-moved clocks, a codec of no strength, a cache in memory."""
+"""What stands for the world in the tests of the keys: hand-moved clocks, a signer of no strength, a Redis in memory."""
 
-import asyncio
 import base64
+import errno
 import itertools
-from collections.abc import AsyncGenerator
 from typing import Any
 
-from service.errors import CacheUnavailable, InvalidToken
+from service.errors import InvalidToken
 from service.keys import keyring
+from service.keys.encryption import Sealer, make_secret
 from service.keys.keyring import Algorithm, Key, KeyRing, KeyState
+from service.keys.redis_store import RedisStore, parse_redis_url
 
 START_S = 1_800_000_000.25
 
@@ -53,8 +54,8 @@ class BrokenCodec(StubCodec):
         return key, claims + b" "
 
 
-class MemoryCache:
-    """A `ports.KeyCache` that can be made unavailable, and whose content a test may set."""
+class MemoryRedis:
+    """A client of redis-py, as far as `RedisStore` uses one, that can be made unavailable and looked into."""
 
     def __init__(self) -> None:
         self.content: bytes | None = None
@@ -62,41 +63,34 @@ class MemoryCache:
         self.puts = 0
         self.founder: bytes | None = None
         self.closed = False
-        self._word = asyncio.Condition()
 
-    def _answer(self) -> None:
-        if not self.available:
-            raise CacheUnavailable("The cache is gone.")
+    async def getrange(self, name: str, start: int, end: int) -> bytes:
+        self._reply()
+        value = (self.founder if name.endswith(":founder") else self.content) or b""
+        return value[start:] if end == -1 else value[start : end + 1]
 
-    async def get(self) -> bytes | None:
-        self._answer()
-        return self.content
-
-    async def put(self, sealed: bytes) -> None:
-        self._answer()
-        self.content = sealed
+    async def set(self, name: str, value: bytes, *, nx: bool = False, ex: int = 0, px: int = 0) -> bool:  # noqa: ARG002 - no claim in memory ends by itself
+        self._reply()
+        if name.endswith(":founder"):
+            taken = nx and self.founder is not None
+            self.founder = self.founder if taken else None if px == 1 else value
+            return not taken
+        self.content = value
         self.puts += 1
-        async with self._word:
-            self._word.notify_all()
+        return True
 
-    async def claim(self, founder: bytes) -> bool:
-        self._answer()
-        self.founder = self.founder or founder
-        return self.founder == founder
-
-    async def release(self, founder: bytes) -> None:
-        self._answer()
-        if self.founder == founder:
-            self.founder = None
-
-    async def changes(self) -> AsyncGenerator[None, None]:
-        while True:
-            yield
-            async with self._word:
-                await self._word.wait()
-
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         self.closed = True
+
+    def _reply(self) -> None:
+        if not self.available:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "hunter2")
+
+
+def memory_store(redis: MemoryRedis, *secrets: str) -> RedisStore:
+    """The store of the keyring's copy over a server in memory."""
+    address = parse_redis_url("redis://memory")
+    return RedisStore(address, Sealer(secrets or [make_secret()]), connect=lambda _address, **_options: redis)
 
 
 _numbers = itertools.count(1)

@@ -121,7 +121,7 @@ def with_password(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def with_acl_user(folder: Path) -> Iterator[str]:
-    rights = "~guest-sessions:* &guest-sessions:* +getrange +set +publish +subscribe +ping"
+    rights = "~guest-sessions:* +getrange +set"
     lines = ("user default off", f"user guests on >secret {rights}")
     with running(Server(folder, lines=lines)) as (server,):
         yield f"redis://guests:secret@127.0.0.1:{server.port}"

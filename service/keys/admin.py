@@ -6,16 +6,19 @@ by themselves. Redis being out of reach stops nothing: a running keeper puts the
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from service.errors import InvalidTransition, KeyringError
 from service.keys import keyring
-from service.keys.generator import KeyGenerator, RingCopy, RingFile, open_file
+from service.keys.generator import KeyGenerator, RingFile, open_file
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.manager import REFUSALS, KeyManager, KeysStatus
 from service.keys.ports import Clock, Sealer
+
+if TYPE_CHECKING:  # a process without Redis need not load its client
+    from service.keys.redis_store import RedisStore
 
 FOLLOW_S: Final = 2.0
 """In so long every running process that sees the file or Redis has followed a change."""
@@ -43,7 +46,7 @@ class KeyAdmin:
         *,
         mint: KeyGenerator,
         file: RingFile | None,
-        copy: RingCopy | None,
+        copy: "RedisStore | None",
         sealer: Sealer | None,
         clock: Clock,
         make_keys: Callable[[], KeyManager],

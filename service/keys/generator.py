@@ -10,7 +10,7 @@ from typing import Final
 from service.errors import KeyringError, WrongSecret
 from service.keys import encoding, keyring
 from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.ports import Clock, KeyCache, KeyMaker, KeyStore, RandomBytes, Sealer, SignerMaker
+from service.keys.ports import Clock, KeyMaker, KeyStore, RandomBytes, Sealer, SignerMaker
 
 KID_BYTES: Final = 8
 """16 hexadecimal characters, the most that the contract grants. It names a key and need not be secret."""
@@ -113,43 +113,6 @@ class RingFile:
 
     def _needs_sealing(self, content: bytes) -> bool:
         return self._sealer is not None and not self._sealer.is_current(content)
-
-
-class RingCopy:
-    """The sealed copy of the ring in the cache."""
-
-    def __init__(self, cache: KeyCache, sealer: Sealer) -> None:
-        self._cache = cache
-        self._sealer = sealer
-        self._last: tuple[bytes, KeyRing] | None = None
-        self.claim = cache.claim
-        self.release = cache.release
-        self.changes = cache.changes
-        self.close = cache.close
-
-    async def get(self) -> KeyRing | None:
-        """The ring, None where there is none.
-
-        Raises:
-            CacheUnavailable: where the cache does not answer.
-            KeyringDamaged, WrongSecret: where what it holds cannot be opened: plain is refused as well.
-        """
-        sealed = await self._cache.get()
-        if sealed is None:
-            return None
-        if self._last is None or self._last[0] != sealed:
-            self._last = (sealed, encoding.from_jwk_set(self._sealer.open(sealed)))
-        return self._last[1]
-
-    def is_current(self) -> bool:
-        """Whether what was got or put last is sealed under the first secret."""
-        return self._last is not None and self._sealer.is_current(self._last[0])
-
-    async def put(self, ring: KeyRing) -> None:
-        """Stores the ring and tells the others; raises `CacheUnavailable`."""
-        sealed = self._sealer.seal(encoding.to_jwk_set(ring))
-        await self._cache.put(sealed)
-        self._last = (sealed, ring)
 
 
 def open_file(content: bytes, sealer: Sealer | None) -> KeyRing:

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import msgspec
 
@@ -31,16 +31,19 @@ from service.errors import (
     WrongSecret,
 )
 from service.keys import encoding, keyring
-from service.keys.generator import KeyGenerator, RingCopy, RingFile
+from service.keys.generator import KeyGenerator, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.ports import Clock, TokenSigner
+
+if TYPE_CHECKING:  # a process without Redis need not load its client
+    from service.keys.redis_store import RedisStore
 
 log = logging.getLogger("guest_sessions.keys")
 
 FILE_POLL_S: Final = 0.5
 """Twenty times faster than the contract's 10 s: a `stat` costs next to nothing."""
 CACHE_POLL_S: Final = 1.0
-"""Half of the contract's 2 s, so that a lost notification costs nothing and a loss is mended in time."""
+"""Half of the contract's 2 s, within which a change is followed and a lost copy is put back."""
 DROP_PATIENCE_S: Final = 3_600
 """A key must have been safe to drop for that long by the steady clock: a wall clock that jumps into the next decade for
 a moment must not cost anybody their key."""
@@ -51,7 +54,7 @@ FOUNDING_PATIENCE_S: Final = 3.0
 """For how long Redis must be seen empty. One that was emptied gets its ring again from a running keeper within 2 s; a
 keeper with an empty folder must not found another deployment before that."""
 LEAST_BETWEEN_PUTS_S: Final = 0.5
-"""Two deployments on one Redis would else overwrite each other as fast as notifications go."""
+"""Two deployments on one Redis would else overwrite each other at every poll."""
 
 REFUSALS: Final = (KeyringDamaged, KeyringForeign, KeyringOlder, WrongSecret)
 """Why a ring that was found in the file or in Redis is not taken."""
@@ -106,7 +109,7 @@ class KeyManager:
         *,
         mint: KeyGenerator,
         file: RingFile | None,
-        copy: RingCopy | None,
+        copy: "RedisStore | None",
         clock: Clock,
         steady_clock: Clock,
         pace: Pace = DEFAULT_PACE,
@@ -156,7 +159,6 @@ class KeyManager:
                 tasks.create_task(self._run_file())
             if self._copy is not None:
                 tasks.create_task(self._run_copy())
-                tasks.create_task(self._listen(self._copy))
 
     async def stop(self) -> None:
         """Lets go of all connections."""
@@ -230,7 +232,7 @@ class KeyManager:
                 await self._copy.release(self._founder)
             raise
 
-    async def _look_before_founding(self, copy: RingCopy) -> KeyRing | None:
+    async def _look_before_founding(self, copy: "RedisStore") -> KeyRing | None:
         """The ring in the cache, or None where it has been seen empty for long enough, without a break."""
         theirs = await self._answer(copy.get())
         if theirs is not None:
@@ -357,16 +359,6 @@ class KeyManager:
             self._changed.clear()
             await _going_on(self._tend_copy)
 
-    async def _listen(self, copy: RingCopy) -> None:
-        async def heed_changes() -> None:
-            async for _ in copy.changes():
-                self._empty_since = None  # somebody has put a ring, even where it is gone again by now
-                self._changed.set()
-
-        while True:
-            await _going_on(heed_changes)
-            await asyncio.sleep(self._pace.cache_poll_s)
-
     async def _tend_copy(self) -> None:
         """One look at the copy: a follower takes it, a keeper puts it right."""
         if self._copy is None or (self._file is not None and self.loaded is None):
@@ -381,7 +373,7 @@ class KeyManager:
         else:
             self._note_good("redis")
 
-    async def _adopt(self, copy: RingCopy) -> None:
+    async def _adopt(self, copy: "RedisStore") -> None:
         ring = await copy.get()
         if ring is None:
             raise CacheEmpty("Redis holds no keyring.")
@@ -401,7 +393,7 @@ class KeyManager:
             return theirs
         return keyring.join(theirs, held, spare=None, now_s=now_s, gone=gone)
 
-    async def _put_right(self, copy: RingCopy, file: RingFile, held: KeyRing) -> None:
+    async def _put_right(self, copy: "RedisStore", file: RingFile, held: KeyRing) -> None:
         """Makes the copy equal to the file, or joins into the file what a keeper on another volume knows."""
         try:
             theirs = await copy.get()
@@ -425,7 +417,7 @@ class KeyManager:
         _refuse_older(self._copy_revision, theirs)
         self._copy_revision = theirs.revision
 
-    async def _put(self, copy: RingCopy, ring: KeyRing) -> None:
+    async def _put(self, copy: "RedisStore", ring: KeyRing) -> None:
         await copy.put(ring)
         self._put_at = self._steady_clock()
         self._copy_revision = ring.revision

@@ -1,6 +1,6 @@
 """What the use cases ask of the world: the clock, signatures, the keyring's places. Knows nothing of any adapter."""
 
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from service.keys.keyring import Algorithm, Key, KeyRing
@@ -68,31 +68,6 @@ class KeyStore(Protocol):
         Answers what is there afterwards; on return it is durable. Raises `StoreUnavailable` and writes nothing, or
         whatever `change` raises.
         """
-
-
-class KeyCache(Protocol):
-    """A sealed copy of the ring that all replicas see; it may always miss, be late, or lie."""
-
-    async def get(self) -> bytes | None:
-        """The bytes, None where there are none; raises `CacheUnavailable`."""
-
-    async def put(self, sealed: bytes) -> None:
-        """Stores the bytes and tells the other replicas; raises `CacheUnavailable`."""
-
-    async def claim(self, founder: bytes) -> bool:
-        """True for one founder in half a minute, again and again: it alone may make a deployment's first ring.
-
-        Raises `CacheUnavailable`.
-        """
-
-    async def release(self, founder: bytes) -> None:
-        """Lets another founder claim, where this one has the claim; raises `CacheUnavailable`."""
-
-    def changes(self) -> AsyncGenerator[None, None]:
-        """Yields once for each word of a change, and once after each (re-)subscription."""
-
-    async def close(self) -> None:
-        """Lets go of all connections."""
 
 
 class SigningKeys(Protocol):

@@ -1,226 +1,340 @@
-"""The sealed ring in Redis: the only import of `redis`. May always miss; knows nothing of what a ring means.
+"""The sealed copy of the ring in Redis: the only import of `redis`. It may be missing, late or wrong at any time.
 
-Every call ends within its timeout, and whatever goes wrong in it is `CacheUnavailable`. No message holds a password.
+| form of the address | |
+| --- | --- |
+| `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` | TCP |
+| `rediss://…` | TCP with TLS |
+| `unix://[USER:PASSWORD@]/PATH[?db=DB]` | a socket on this machine |
+| `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],…/NAME[/DB]` | the master NAME, as its sentinels know it |
+| `redis+cluster://[USER:PASSWORD@]HOST[:PORT],…` | a cluster, by some of its nodes |
+
+`rediss+sentinel` and `rediss+cluster` use TLS throughout. Options follow `?`: `db`; with TLS `ssl_ca_certs`,
+`ssl_certfile`, `ssl_keyfile` (files) and `ssl_check_hostname` (`true` or `false`); `sentinel_username` and
+`sentinel_password`. User, password, path and options may be percent-encoded.
+
+Every call ends within its timeout, and whatever goes wrong in it is `CacheUnavailable`. Messages are this module's own
+words: text of the client, of the server or of the URL parser may repeat a password.
 """
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncGenerator, Awaitable
-from typing import Any, Final, TypeVar
+import errno
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
 from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import CacheUnavailable
-from service.keys.redis_url import RedisAddress
+from service.keys import encoding
+from service.keys.encryption import Sealer
+from service.keys.keyring import KeyRing
 
-log = logging.getLogger("guest_sessions.redis")
-
-RING_KEY: Final = "guest-sessions:keyring"
-CHANNEL: Final = "guest-sessions:keyring:changed"
-CLAIM_KEY: Final = "guest-sessions:keyring:founder"
+PREFIX: Final = "guest-sessions:"
+"""Of every name in Redis (GUEST_REDIS_PREFIX): two deployments that share one Redis need two."""
 
 TIMEOUT_S: Final = 1.5
-"""For one call, connecting included: with the poll of 1 s, a change is still seen soon after a stall."""
+"""For one call, connecting included: with a poll every second, a change is still seen soon after a stall."""
 CLAIM_S: Final = 30
-"""Longer than making a key and putting it on disk can take; a founder that was killed holds others up for so long."""
-LONGEST_VALUE_BYTES: Final = 4 * 2**20
-"""Several times a full ring of RSA keys; what is longer is cut there, and so is found damaged."""
+"""Longer than it takes to make a key and write it to disk; a claimant that was killed delays the others by so long."""
+MAX_VALUE_BYTES: Final = 4 * 2**20
+"""Several times a full ring of RSA keys; a longer value is cut there, and so is found damaged."""
 NO_BYTES: Final = b"no bytes at all"
-"""Stands for an answer, or a value, of another type; it opens as little as any other garbage."""
-PING_EVERY_S: Final = 5.0
-"""A subscription that has been silent for so long is asked for a sign of life, and given up when it gives none."""
-HEED_EVERY_S: Final = 0.15
-"""A look at the ring for each word of a flood would cost every request its time; this much later is soon enough."""
-MOST_WORDS: Final = 100
-"""Taken in at one go, in some milliseconds; a server that sends more has to wait for the next turn."""
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 5.0
+"""Stands for a reply, or a value, of another type; it opens as little as any other garbage."""
 
-LONGEST_MESSAGE_CHARS: Final = 200
-"""Of what the client says of a failure: it stands in the log and in `/readyz`."""
-
+Kind = Literal["single", "sentinel", "cluster"]
 T = TypeVar("T")
 
+_SCHEMES: Final[dict[str, tuple[Kind, str]]] = {
+    "redis": ("single", "redis"),
+    "rediss": ("single", "rediss"),
+    "unix": ("single", "unix"),
+    "redis+sentinel": ("sentinel", "redis"),
+    "rediss+sentinel": ("sentinel", "rediss"),
+    "redis+cluster": ("cluster", "redis"),
+    "rediss+cluster": ("cluster", "rediss"),
+}
+"""What is connected to, and the scheme of redis-py that its credentials and options are read with."""
+_TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
+_SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
+_MAX_DB_DIGITS: Final = 5
+"""Far above any server's databases."""
 
-class RedisCache:
-    """A `ports.KeyCache`. Connects when first asked."""
+
+# --- the address ---
+
+
+class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where Redis is. `options` are redis-py's, password included; neither `str` nor `repr` shows them."""
+
+    kind: Kind
+    nodes: tuple[tuple[str, int], ...] = ()
+    socket: str | None = None
+    service: str = ""
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"RedisAddress({self})"
+
+    def __str__(self) -> str:
+        """The address for people, without what is secret."""
+        nodes = self.socket or ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.nodes
+        )
+        return f"{self.kind} {nodes}" + (f" {self.service}" if self.service else "")
+
+
+def parse_redis_url(text: str) -> RedisAddress:
+    """The address in one of the forms above; redis-py reads credentials and options, which it does not check.
+
+    Raises:
+        ValueError: for any other text; the message repeats no part of it, as each may be a secret in the wrong place.
+    """
+    try:
+        url = urlsplit(text)
+        given = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
+    except ValueError:
+        raise ValueError(
+            "is no URL; percent-encode what is special in a password, and write options as NAME=VALUE"
+        ) from None
+    if url.scheme not in _SCHEMES:
+        raise ValueError(f"must start with one of: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    kind, base = _SCHEMES[url.scheme]
+    _check_options(url.scheme, given, kind=kind, tls=base == "rediss")
+    if "#" in text:
+        raise ValueError("must not have a #; write %23 where it belongs to a password")
+    credentials, _, hosts = url.netloc.rpartition("@")
+    nodes: tuple[tuple[str, int], ...] = ()
+    service, socket, db = "", None, given.get("db", "0")
+    if base == "unix":
+        if hosts or not url.path.startswith("/") or url.path == "/":
+            raise ValueError("must name the socket by its full path: unix:///PATH")
+        socket = unquote(url.path)
+    else:
+        service, db = _service_and_db(url.path, kind, given.get("db"))
+        nodes = tuple(_node(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(","))
+        if kind == "single" and len(nodes) > 1:
+            raise ValueError("must name one host; several are for redis+sentinel:// and redis+cluster://")
+    if not (db.isascii() and db.isdigit() and len(db) <= _MAX_DB_DIGITS):
+        raise ValueError("has a database that is not a number")
+    if kind == "cluster" and int(db):
+        raise ValueError("must not name a database: a cluster has only number 0")
+    options: dict[str, Any] = {**parse_url(f"{base}://{credentials}@?{url.query}"), "db": int(db)}
+    options.pop("connection_class", None)
+    if base == "rediss":
+        options["ssl"] = True
+    return RedisAddress(kind=kind, nodes=nodes, socket=socket, service=service, options=options)
+
+
+def _check_options(scheme: str, given: dict[str, str], *, kind: Kind, tls: bool) -> None:
+    allowed = {"db"} | (_TLS_OPTIONS if tls else set()) | (_SENTINEL_OPTIONS if kind == "sentinel" else set())
+    if not given.keys() <= allowed:
+        raise ValueError(f"has an unknown option; {scheme}:// takes {', '.join(sorted(allowed))}")
+    if given.get("ssl_check_hostname", "true") not in ("true", "false"):
+        raise ValueError("has an ssl_check_hostname that is neither true nor false")
+
+
+def _service_and_db(path: str, kind: Kind, option: str | None) -> tuple[str, str]:
+    parts = [unquote(part) for part in path.split("/")[1:] if part]
+    service = parts.pop(0) if kind == "sentinel" and parts else ""
+    if kind == "sentinel" and not service:
+        raise ValueError("must name the master: redis+sentinel://HOST:PORT,HOST:PORT/NAME")
+    if len(parts) > 1 or (parts and option is not None):
+        raise ValueError("has a path that is not understood; at most one database number follows the hosts")
+    return service, option or (parts[0] if parts else "0")
+
+
+def _node(text: str, default_port: int) -> tuple[str, int]:
+    try:
+        url = urlsplit(f"//{text}")
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise ValueError("has a host or port that is not understood") from None
+    if not host or url.path:
+        raise ValueError("must name a host")
+    return host, default_port if port is None else port
+
+
+def connect(address: RedisAddress, *, timeout_s: float) -> Any:
+    """A client of redis-py for the address; connects when first used."""
+    options = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 1),  # once: an idle connection may have been closed by the server
+        "protocol": 2,
+        **address.options,
+    }
+    sentinel_auth = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    if address.kind == "cluster":
+        del options["db"]
+        return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in address.nodes], **options)
+    if address.kind == "sentinel":
+        without_auth = {name: value for name, value in options.items() if name not in ("username", "password", "db")}
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            address.nodes, sentinel_kwargs={**without_auth, **sentinel_auth}, **options
+        )
+        return sentinel.master_for(address.service)
+    if address.socket is not None:
+        return Redis(unix_socket_path=address.socket, **options)
+    ((host, port),) = address.nodes
+    return Redis(host=host, port=port, **options)
+
+
+# --- the copy ---
+
+
+class RedisStore:
+    """The ring under one name in Redis, sealed; beside it the claim to make a deployment's first ring."""
 
     def __init__(
         self,
         address: RedisAddress,
+        sealer: Sealer,
         *,
+        prefix: str = PREFIX,
         timeout_s: float = TIMEOUT_S,
-        ping_every_s: float = PING_EVERY_S,
-        heed_every_s: float = HEED_EVERY_S,
+        connect: Callable[..., Any] = connect,
     ) -> None:
         self._address = address
+        self._sealer = sealer
+        self._ring_name = f"{prefix}keyring"
+        self._claim_name = f"{prefix}keyring:founder"
         self._timeout_s = timeout_s
-        self._ping_every_s = ping_every_s
-        self._heed_every_s = heed_every_s
-        self._sentinel: Any = None
+        self._connect = connect
         self._client: Any = None
+        self._last: tuple[bytes, KeyRing] | None = None
 
-    async def get(self) -> bytes | None:
-        """The bytes, none where there are none; at most `LONGEST_VALUE_BYTES` of them."""
+    async def get(self) -> KeyRing | None:
+        """The ring, None where there is none.
+
+        Raises:
+            CacheUnavailable: Redis does not reply as it should.
+            KeyringDamaged, WrongSecret: its value cannot be opened; a plain ring is refused as well.
+        """
+        sealed = await self.get_sealed()
+        if sealed is None:
+            return None
+        if self._last is None or self._last[0] != sealed:
+            self._last = (sealed, encoding.from_jwk_set(self._sealer.open(sealed)))
+        return self._last[1]
+
+    async def put(self, ring: KeyRing) -> None:
+        """Stores the ring, sealed with the first secret; raises `CacheUnavailable`."""
+        sealed = self._sealer.seal(encoding.to_jwk_set(ring))
+        await self.put_sealed(sealed)
+        self._last = (sealed, ring)
+
+    def is_current(self) -> bool:
+        """Whether the ring last got or put is sealed with the first secret."""
+        return self._last is not None and self._sealer.is_current(self._last[0])
+
+    async def get_sealed(self) -> bytes | None:
+        """The bytes, at most `MAX_VALUE_BYTES` of them; None where there are none."""
         try:
-            value = await self._call(self._redis.getrange(RING_KEY, 0, LONGEST_VALUE_BYTES))
+            value = await self._call(lambda redis: redis.getrange(self._ring_name, 0, MAX_VALUE_BYTES))
         except _WrongTypeError:
             return NO_BYTES
         return (value or None) if isinstance(value, bytes) else NO_BYTES
 
-    async def put(self, sealed: bytes) -> None:
-        """Stores the bytes and tells the other replicas."""
-        await self._call(self._redis.set(RING_KEY, sealed))
-        await self._call(self._redis.publish(CHANNEL, "changed"))
+    async def put_sealed(self, sealed: bytes) -> None:
+        """Stores the bytes."""
+        await self._call(lambda redis: redis.set(self._ring_name, sealed))
 
-    async def claim(self, founder: bytes) -> bool:
-        """True for one founder in `CLAIM_S`."""
-        if await self._call(self._redis.set(CLAIM_KEY, founder, nx=True, ex=CLAIM_S)):
+    async def claim(self, claimant: bytes) -> bool:
+        """True for one claimant in `CLAIM_S`, again and again: it alone may make a deployment's first ring."""
+        if await self._call(lambda redis: redis.set(self._claim_name, claimant, nx=True, ex=CLAIM_S)):
             return True
-        return await self._has_claim(founder)
+        return await self._has_claim(claimant)
 
-    async def release(self, founder: bytes) -> None:
-        """Lets the claim end at once; with the rights that a claim needs, which deleting is not among."""
-        if await self._has_claim(founder):
-            await self._call(self._redis.set(CLAIM_KEY, founder, px=1))
+    async def release(self, claimant: bytes) -> None:
+        """Ends the claim of this claimant at once; with the rights that a claim needs, which deleting is not among."""
+        if await self._has_claim(claimant):
+            await self._call(lambda redis: redis.set(self._claim_name, claimant, px=1))
 
-    async def _has_claim(self, founder: bytes) -> bool:
-        return bool(await self._call(self._redis.getrange(CLAIM_KEY, 0, -1)) == founder)
-
-    async def changes(self) -> AsyncGenerator[None, None]:
-        """Yields for words of a change and after each (re-)subscription; subscribes anew, with growing pauses.
-
-        Of all words within `HEED_EVERY_S` it makes one.
-        """
-        pause_s = FIRST_PAUSE_S
-        while True:
-            subscription = self._redis.pubsub()
-            try:
-                await self._call(self._redis.initialize())  # a cluster's subscription needs to know its nodes
-                await self._call(subscription.subscribe(CHANNEL))
-                while True:
-                    if not await self._drained(subscription):
-                        await self._word(subscription)
-                    pause_s = FIRST_PAUSE_S
-                    yield
-                    await asyncio.sleep(self._heed_every_s)
-            except CacheUnavailable as error:
-                log.debug("the subscription ended: %s", error.detail)
-            finally:
-                with contextlib.suppress(CacheUnavailable):
-                    await self._call(subscription.aclose())
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    async def _has_claim(self, claimant: bytes) -> bool:
+        return bool(await self._call(lambda redis: redis.getrange(self._claim_name, 0, -1)) == claimant)
 
     async def close(self) -> None:
-        """Lets go of all connections."""
-        with contextlib.suppress(CacheUnavailable):
-            if self._client is not None:
-                await self._call(self._client.aclose())
-            if self._sentinel is not None:
-                for sentinel in self._sentinel.sentinels:
-                    await self._call(sentinel.aclose())
-
-    @property
-    def _redis(self) -> Any:
+        """Closes all connections."""
         if self._client is None:
-            self._client = self._connect()
-        return self._client
+            return
+        pool = getattr(self._client, "connection_pool", None)
+        sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
+        for client in (self._client, *sentinels):
+            with contextlib.suppress(CacheUnavailable):
+                await self._call(lambda _, client=client: client.aclose())  # type: ignore[misc]
 
-    def _connect(self) -> Any:
-        address = self._address
-        options = self._options(username=address.username, password=address.password)
-        if address.kind == "cluster":
-            nodes = [ClusterNode(host, port) for host, port in address.nodes]
-            return RedisCluster(startup_nodes=nodes, **options)
-        if address.kind == "sentinel":
-            ask = self._options(username=address.sentinel_username, password=address.sentinel_password)
-            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
-                address.nodes, sentinel_kwargs=ask, **options, db=address.db
-            )
-            return self._sentinel.master_for(address.service)
-        if address.path is not None:
-            return Redis(unix_socket_path=address.path, db=address.db, **options)
-        ((host, port),) = address.nodes
-        return Redis(host=host, port=port, db=address.db, **options)
+    async def _call(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        """The reply, or `CacheUnavailable` within the timeout.
 
-    def _options(self, *, username: str | None, password: str | None) -> dict[str, Any]:
-        tls = {
-            "ssl": True,
-            "ssl_ca_certs": self._address.ca_file,
-            "ssl_certfile": self._address.certificate_file,
-            "ssl_keyfile": self._address.key_file,
-            "ssl_check_hostname": self._address.check_hostname,
-        }
-        return {
-            "username": username,
-            "password": password,
-            "socket_timeout": self._timeout_s,
-            "socket_connect_timeout": self._timeout_s,
-            "retry": Retry(NoBackoff(), 1),  # once: a kept connection may have died since
-            "protocol": 2,
-        } | (tls if self._address.tls else {})
-
-    async def _word(self, subscription: PubSub) -> None:
-        """Waits for a word of a change, or the confirmation of the subscription, and makes sure that it lives."""
-        asked = False
-        while True:
-            message = await self._call(subscription.get_message(timeout=self._ping_every_s), grace_s=self._ping_every_s)
-            if message is not None and message["type"] != "pong":
-                return
-            if message is None and asked:
-                raise CacheUnavailable(f"Redis ({self._address}) gives no sign of life.")
-            asked = message is None
-            if asked:
-                await self._call(subscription.ping())
-
-    async def _drained(self, subscription: PubSub) -> bool:
-        """Takes in the words that have come meanwhile; whether there were any."""
-        for number in range(MOST_WORDS):
-            if await self._call(subscription.get_message(timeout=0)) is None:
-                return number > 0
-        return True
-
-    async def _call(self, call: Awaitable[T], *, grace_s: float = 0) -> T:
-        """The answer, or `CacheUnavailable` within the timeout and `grace_s` more.
-
-        The client calls `asyncio.wait_for`, which up to Python 3.11 loses a cancellation that comes together with the
-        answer (python/cpython#86296); a process could then never be ended. So a lost one is raised again.
+        The client calls `asyncio.wait_for`, which up to Python 3.11 loses a cancellation that arrives together with the
+        reply (python/cpython#86296); the process could then never end. So a lost one is raised again.
         """
         task = asyncio.current_task()
         cancelled = 0 if task is None else task.cancelling()
         try:
-            return await self._answer(call, within_s=self._timeout_s + grace_s)
+            async with asyncio.timeout(self._timeout_s):
+                if self._client is None:
+                    self._client = self._connect(self._address, timeout_s=self._timeout_s)
+                return await command(self._client)
+        except Exception as error:
+            # A server that lies makes the client raise nearly anything; all of it means the same, and none may pass.
+            if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
+                raise _WrongTypeError(f"Redis ({self._address}) holds something else under the ring's name.") from error
+            raise CacheUnavailable(f"Redis ({self._address}) {_reason(error)}.") from error
         finally:
             if task is not None and task.cancelling() > cancelled:
                 raise asyncio.CancelledError
-
-    async def _answer(self, call: Awaitable[T], *, within_s: float) -> T:
-        try:
-            async with asyncio.timeout(within_s):
-                return await call
-        except TimeoutError as error:
-            raise CacheUnavailable(f"Redis ({self._address}) did not answer in time.") from error
-        except ResponseError as error:
-            if str(error).startswith("WRONGTYPE"):
-                raise _WrongTypeError(f"Redis ({self._address}) holds something else under the ring's name.") from error
-            raise CacheUnavailable(f"Redis ({self._address}) refused: {error}.") from error
-        except Exception as error:
-            # A server that lies makes the client raise nearly anything; all of it means the same, and none may pass.
-            raise CacheUnavailable(f"Redis ({self._address}) cannot be used: {_told(error)}") from error
 
 
 class _WrongTypeError(CacheUnavailable):
     """Something else is stored under the ring's name."""
 
 
-def _told(error: Exception) -> str:
-    """The failure's kind and its first line: the client's messages may hold whole objects, line after line."""
-    first_line, *_ = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {first_line[:LONGEST_MESSAGE_CHARS]}" if first_line else type(error).__name__
+_REFUSALS: Final = {
+    "NOAUTH": "refused: it wants a password",
+    "WRONGPASS": "refused the user name or password",
+    "NOPERM": "refused: the user has no permissions for this command or name",
+    "LOADING": "is loading its data",
+    "READONLY": "refused: it is a read-only replica",
+    "OOM": "refused: its memory is full",
+    "MISCONF": "refused: it cannot write to its disk",
+    "CLUSTERDOWN": "refused: the cluster is down",
+}
+"""What the error codes mean that a reply may start with; the rest of a reply may quote what was sent."""
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, by the kinds of the errors alone; their text may hold a password."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (known := _known_reason(cause)) is not None:
+            return known
+        cause = cause.__cause__ or cause.__context__
+    return f"cannot be used: {type(error).__name__}"
+
+
+def _known_reason(error: BaseException) -> str | None:
+    for kinds, reason in _KINDS.items():
+        if isinstance(error, kinds):
+            return reason
+    if isinstance(error, OSError) and error.errno in errno.errorcode:
+        return f"cannot be reached: {os.strerror(error.errno or 0)}"
+    return _REFUSALS.get(str(error).split(" ", 1)[0])
+
+
+_KINDS: Final[dict[tuple[type[Exception], ...], str]] = {
+    (AuthenticationError,): "refused the user name or password",
+    (NoPermissionError,): "refused: the user has no permissions for this command or name",
+    (ssl.SSLCertVerificationError,): "has a certificate that is not trusted",
+    (TimeoutError, RedisTimeoutError): "did not reply in time",
+}

@@ -265,7 +265,7 @@ def test_redis_out_of_reach_is_told_and_stops_nothing(run: Run) -> None:
 
     assert result.exit_code == 0
     assert "is published" in result.stdout
-    assert "cannot be used" in result.stderr
+    assert "cannot be reached" in result.stderr
     assert "hunter2" not in result.output
 
 

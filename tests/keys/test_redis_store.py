@@ -1,6 +1,5 @@
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,19 @@ from typing import Any
 import pytest
 
 from service.errors import CacheUnavailable
-from service.keys.ports import KeyCache
-from service.keys.redis_store import CHANNEL, CLAIM_KEY, MOST_WORDS, NO_BYTES, RING_KEY, RedisCache
-from service.keys.redis_url import parse_redis_url
-from tests.doubles import MemoryCache
+from service.keys.encryption import Sealer, make_secret
+from service.keys.redis_store import NO_BYTES, TIMEOUT_S, RedisStore, parse_redis_url
+from tests.doubles import MemoryRedis, memory_store
 from tests.redis_servers import TOPOLOGIES, Server, running, sentinel_lines, until
 
-CacheMaker = Callable[[], KeyCache]
+StoreMaker = Callable[[], RedisStore]
+RING_KEY = "guest-sessions:keyring"
+CLAIM_KEY = "guest-sessions:keyring:founder"
+SECRET = make_secret()
+
+
+def make_store(url: str, *, timeout_s: float = TIMEOUT_S, prefix: str = "guest-sessions:") -> RedisStore:
+    return RedisStore(parse_redis_url(url), Sealer([SECRET]), timeout_s=timeout_s, prefix=prefix)
 
 
 @pytest.fixture(scope="module", params=["in memory", *TOPOLOGIES])
@@ -28,19 +33,18 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-async def caches(address: str | None) -> AsyncIterator[CacheMaker]:
+async def caches(address: str | None) -> AsyncIterator[StoreMaker]:
     """Makes caches that all look at the same place, which is empty at first."""
-    made: list[KeyCache] = []
-    memory = MemoryCache()
+    made: list[RedisStore] = []
+    memory = MemoryRedis()
 
-    def make() -> KeyCache:
-        made.append(memory if address is None else RedisCache(parse_redis_url(address), timeout_s=5))
+    def make() -> RedisStore:
+        made.append(memory_store(memory, SECRET) if address is None else make_store(address, timeout_s=5))
         return made[-1]
 
-    cache = make()
-    if isinstance(cache, RedisCache) and "guests:" not in str(address):
-        await cache._redis.delete(RING_KEY)
-        await cache._redis.delete(CLAIM_KEY)
+    if address is not None and "guests:" not in address:
+        for name in (RING_KEY, CLAIM_KEY):
+            await make()._call(lambda redis, name=name: redis.delete(name))  # type: ignore[misc]
     yield make
     for each in made:
         await each.close()
@@ -53,16 +57,16 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def cache(server: Server) -> AsyncIterator[RedisCache]:
-    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"), timeout_s=1)
+async def cache(server: Server) -> AsyncIterator[RedisStore]:
+    cache = make_store(f"redis://127.0.0.1:{server.port}", timeout_s=1)
     yield cache
     await cache.close()
 
 
-async def put_once_possible(cache: RedisCache, content: bytes) -> None:
+async def put_once_possible(cache: RedisStore, content: bytes) -> None:
     while True:
         try:
-            await cache.put(content)
+            await cache.put_sealed(content)
         except CacheUnavailable:
             await asyncio.sleep(0.05)
         else:
@@ -72,42 +76,29 @@ async def put_once_possible(cache: RedisCache, content: bytes) -> None:
 # --- what every cache does, whatever stands behind it ---
 
 
-async def test_what_one_process_puts_the_others_get(caches: CacheMaker) -> None:
+async def test_what_one_process_puts_the_others_get(caches: StoreMaker) -> None:
     one, other = caches(), caches()
 
-    await one.put(b"sealed \x00\xff bytes")
-    assert await other.get() == b"sealed \x00\xff bytes"
-    await other.put(b"newer")
-    assert await one.get() == b"newer"
+    await one.put_sealed(b"sealed \x00\xff bytes")
+    assert await other.get_sealed() == b"sealed \x00\xff bytes"
+    await other.put_sealed(b"newer")
+    assert await one.get_sealed() == b"newer"
 
 
-async def test_a_ring_of_a_hundred_rsa_keys_fits(caches: CacheMaker) -> None:
+async def test_a_ring_of_a_hundred_rsa_keys_fits(caches: StoreMaker) -> None:
     cache = caches()
     ring = b"x" * 500_000
 
-    await cache.put(ring)
-    assert await cache.get() == ring
+    await cache.put_sealed(ring)
+    assert await cache.get_sealed() == ring
 
 
-async def test_each_subscriber_hears_of_a_subscription_and_of_each_change(caches: CacheMaker) -> None:
-    writer, listener = caches(), caches()
-    async with contextlib.aclosing(listener.changes()) as words:
-        async with asyncio.timeout(20):
-            await anext(words)
-            for content in (b"one", b"two"):
-                heard = asyncio.ensure_future(anext(words))
-                await asyncio.sleep(0)
-                await writer.put(content)
-                await heard
-                assert await listener.get() == content
-
-
-async def test_an_empty_place_is_none_and_one_caller_alone_may_found(caches: CacheMaker, address: str | None) -> None:
+async def test_an_empty_place_is_none_and_one_caller_alone_may_found(caches: StoreMaker, address: str | None) -> None:
     if "guests:" in str(address):
         pytest.skip("a user with the least rights cannot empty the place first")
     cache, other = caches(), caches()
 
-    assert await cache.get() is None
+    assert await cache.get_sealed() is None
     assert [await cache.claim(b"1"), await other.claim(b"2"), await cache.claim(b"1")] == [True, False, True]
 
     await other.release(b"2")
@@ -119,12 +110,12 @@ async def test_an_empty_place_is_none_and_one_caller_alone_may_found(caches: Cac
 
 
 async def test_a_process_can_be_ended_at_any_moment(server: Server) -> None:
-    async def follow(cache: RedisCache) -> None:
+    async def follow(cache: RedisStore) -> None:
         while True:
-            await cache.get()
+            await cache.get_sealed()
 
     for number in range(100):
-        cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"))
+        cache = make_store(f"redis://127.0.0.1:{server.port}")
         following = asyncio.create_task(follow(cache))
         for _ in range(number % 25):
             await asyncio.sleep(0)
@@ -138,10 +129,10 @@ async def test_a_process_can_be_ended_at_any_moment(server: Server) -> None:
 
 
 async def test_no_server_is_told_at_once_and_without_a_password() -> None:
-    cache = RedisCache(parse_redis_url("redis://user:hunter2@127.0.0.1:1"), timeout_s=5)
+    cache = make_store("redis://user:hunter2@127.0.0.1:1", timeout_s=5)
 
-    for call in (cache.get(), cache.put(b"x"), cache.claim(b"1")):
-        with pytest.raises(CacheUnavailable, match=r"Redis \(single 127\.0\.0\.1:1\) cannot be used") as caught:
+    for call in (cache.get_sealed(), cache.put_sealed(b"x"), cache.claim(b"1")):
+        with pytest.raises(CacheUnavailable, match=r"Redis \(single 127\.0\.0\.1:1\) cannot be reached") as caught:
             await call
         assert "hunter2" not in str(caught.value)
         assert caught.value.code == "cache_unavailable"
@@ -150,150 +141,84 @@ async def test_no_server_is_told_at_once_and_without_a_password() -> None:
 
 async def test_a_wrong_password_is_told_without_it(tmp_path: Path) -> None:
     with running(Server(tmp_path, lines=("requirepass right",))) as (server,):
-        cache = RedisCache(parse_redis_url(f"redis://:hunter2@127.0.0.1:{server.port}"))
+        cache = make_store(f"redis://:hunter2@127.0.0.1:{server.port}")
         with pytest.raises(CacheUnavailable, match=r"(?i)password|auth") as caught:
-            await cache.get()
+            await cache.get_sealed()
         assert "hunter2" not in str(caught.value)
         await cache.close()
 
 
 async def test_a_server_that_stops_answering_costs_no_more_than_the_timeout(server: Server) -> None:
-    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"), timeout_s=0.1)
-    await cache.put(b"x")
+    cache = make_store(f"redis://127.0.0.1:{server.port}", timeout_s=0.1)
+    await cache.put_sealed(b"x")
     server.pause()
     try:
-        with pytest.raises(CacheUnavailable, match=r"did not answer in time|Timeout"):
-            await cache.get()
+        with pytest.raises(CacheUnavailable, match="did not reply in time"):
+            await cache.get_sealed()
     finally:
         server.resume()
     assert server.client().get(RING_KEY) == b"x"
     await cache.close()
 
 
-async def test_a_server_that_came_back_is_used_again(server: Server, cache: RedisCache) -> None:
-    await cache.put(b"x")
+async def test_a_server_that_came_back_is_used_again(server: Server, cache: RedisStore) -> None:
+    await cache.put_sealed(b"x")
     server.kill()
     with pytest.raises(CacheUnavailable):
-        await cache.get()
+        await cache.get_sealed()
     server.start()
 
-    assert await cache.get() is None
-    await cache.put(b"y")
-    assert await cache.get() == b"y"
+    assert await cache.get_sealed() is None
+    await cache.put_sealed(b"y")
+    assert await cache.get_sealed() == b"y"
 
 
-async def test_a_subscription_comes_back_after_the_server_did(server: Server, cache: RedisCache) -> None:
-    async with contextlib.aclosing(cache.changes()) as words, asyncio.timeout(30):
-        await anext(words)
-        server.kill()
-        server.start()
-        await anext(words)
-        await cache.put(b"x")
-        await anext(words)
-
-
-async def test_a_subscription_that_fell_silent_is_given_up_and_made_anew(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    def pings() -> int:
-        statistics: Any = client.info("commandstats")
-        return int(statistics.get("cmdstat_ping", {}).get("calls", 0))
-
-    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"), timeout_s=0.3, ping_every_s=0.1)
-    with server.client() as client, caplog.at_level(logging.DEBUG, "guest_sessions.redis"):
-        async with contextlib.aclosing(cache.changes()) as words, asyncio.timeout(30):
-            await anext(words)
-            waiting = asyncio.ensure_future(anext(words))
-            while pings() < 3:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.01)
-            assert not waiting.done()
-            server.pause()
-            while "the subscription ended" not in caplog.text:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.01)
-            server.resume()
-            await waiting
-    await cache.close()
-
-
-async def test_a_flood_of_words_is_heeded_now_and_then(server: Server) -> None:
-    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{server.port}"), timeout_s=5, heed_every_s=0.01)
-    heard = 0
-    async with contextlib.aclosing(cache.changes()) as words:
-        await anext(words)
-        with server.client() as client:
-            for _ in range(2 * MOST_WORDS):
-                client.publish(CHANNEL, "changed")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):  # until no more comes
-                while True:
-                    await anext(words)
-                    heard += 1
-    await cache.close()
-
-    assert 1 <= heard <= 4
-
-
-async def test_another_type_under_the_name_is_content_that_is_no_ring(server: Server, cache: RedisCache) -> None:
+async def test_another_type_under_the_name_is_content_that_is_no_ring(server: Server, cache: RedisStore) -> None:
     with server.client() as client:
         client.lpush(RING_KEY, "a", "list")
 
-    assert await cache.get() == NO_BYTES
-    await cache.put(b"x")
-    assert await cache.get() == b"x"
+    assert await cache.get_sealed() == NO_BYTES
+    await cache.put_sealed(b"x")
+    assert await cache.get_sealed() == b"x"
 
 
-async def test_a_subscription_that_is_refused_is_tried_again(server: Server) -> None:
-    with server.client() as client:
-        client.acl_setuser("deaf", enabled=True, passwords="+pw", keys="*", channels=[], commands=["+@all"])
-        cache = RedisCache(parse_redis_url(f"redis://deaf:pw@127.0.0.1:{server.port}"), timeout_s=1)
-        async with contextlib.aclosing(cache.changes()) as words, asyncio.timeout(30):
-            waiting = asyncio.ensure_future(anext(words))
-            while not client.acl_log():  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0)
-            client.acl_setuser("deaf", enabled=True, channels=["*"])
-            await waiting
-    await cache.close()
+async def test_two_deployments_share_a_redis_under_two_prefixes(server: Server) -> None:
+    url = f"redis://127.0.0.1:{server.port}"
+    one, other = make_store(url), make_store(url, prefix="other:")
+    await one.put_sealed(b"x")
+
+    assert await other.get_sealed() is None
+    assert await other.claim(b"1")
+    assert server.client().get("other:keyring:founder") == b"1"
+    await one.close()
+    await other.close()
 
 
-@pytest.mark.parametrize("answer", [b"-WRONGTYPE no\r\n", b"-ERR no\r\n", b":1\r\n", b"*1\r\n:1\r\n"])
-async def test_a_server_that_lies_to_a_subscription_ends_none(answer: bytes) -> None:
-    asked = asyncio.Semaphore(0)
-
-    async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_a_server_that_does_not_know_auth_repeats_no_password() -> None:
+    async def quote(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while await reader.read(4_096):
-                writer.write(answer)
-                asked.release()
+                writer.write(b"-ERR unknown command 'AUTH', with args beginning with: 'hunter2'\r\n")
         writer.close()
 
-    liar = await asyncio.start_server(lie, "127.0.0.1", 0)
-    port = liar.sockets[0].getsockname()[1]
-    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{port}"), timeout_s=0.2)
-    hearing = asyncio.create_task(_hear(cache))
-    async with asyncio.timeout(30):
-        for _ in range(5):
-            await asked.acquire()
-    assert not hearing.done()
-
-    hearing.cancel()
-    await asyncio.wait([hearing])
+    server = await asyncio.start_server(quote, "127.0.0.1", 0)
+    cache = make_store(f"redis://user:hunter2@127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=1)
+    with pytest.raises(CacheUnavailable, match="cannot be used: ") as caught:
+        await cache.get()
     await cache.close()
-    liar.close()
+    server.close()
 
-
-async def _hear(cache: RedisCache) -> None:
-    async for _ in cache.changes():
-        pass
+    assert "hunter2" not in caught.value.detail
 
 
 async def test_a_user_without_the_right_is_told(server: Server) -> None:
     with server.client() as client:
         client.acl_setuser("reader", enabled=True, passwords="+pw", keys="*", commands=["+getrange"])
-    cache = RedisCache(parse_redis_url(f"redis://reader:pw@127.0.0.1:{server.port}"))
+    cache = make_store(f"redis://reader:pw@127.0.0.1:{server.port}")
 
-    assert await cache.get() is None
+    assert await cache.get_sealed() is None
     with pytest.raises(CacheUnavailable, match=r"(?i)no permissions"):
-        await cache.put(b"x")
+        await cache.put_sealed(b"x")
     await cache.close()
 
 
@@ -331,9 +256,9 @@ async def test_a_server_that_lies_is_unavailable_or_its_content_no_ring(answer: 
 
     liar = await asyncio.start_server(lie, "127.0.0.1", 0)
     port = liar.sockets[0].getsockname()[1]
-    cache = RedisCache(parse_redis_url(f"redis://127.0.0.1:{port}"), timeout_s=0.2)
+    cache = make_store(f"redis://127.0.0.1:{port}", timeout_s=0.2)
     with contextlib.suppress(CacheUnavailable):
-        assert len(await cache.get() or b"") < 100
+        assert len(await cache.get_sealed() or b"") < 100
     with contextlib.suppress(CacheUnavailable):
         await cache.claim(b"1")
     await cache.close()
@@ -343,9 +268,9 @@ async def test_a_server_that_lies_is_unavailable_or_its_content_no_ring(answer: 
 
 async def test_a_certificate_of_another_authority_is_refused(tmp_path: Path) -> None:
     with TOPOLOGIES["with TLS"](tmp_path) as url:
-        cache = RedisCache(parse_redis_url(url.partition("?")[0]))
+        cache = make_store(url.partition("?")[0])
         with pytest.raises(CacheUnavailable, match=r"(?i)certificate"):
-            await cache.get()
+            await cache.get_sealed()
         await cache.close()
 
 
@@ -356,17 +281,14 @@ async def test_a_fail_over_of_the_sentinel_is_followed(tmp_path: Path) -> None:
         sentinel = Server(tmp_path / "sentinel", sentinel=True, lines=sentinel_lines(master))
         with running(replica, sentinel):
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/ring"
-            cache = RedisCache(parse_redis_url(url), timeout_s=2)
-            await cache.put(b"before")
+            cache = make_store(url, timeout_s=2)
+            await cache.put_sealed(b"before")
             until(lambda: replica.client().get(RING_KEY) == b"before")
             until(lambda: _replicas(sentinel) == 1)
-            async with contextlib.aclosing(cache.changes()) as words, asyncio.timeout(60):
-                await anext(words)
+            async with asyncio.timeout(60):
                 master.kill()
-
                 await put_once_possible(cache, b"after")
-                assert await cache.get() == b"after"
-                await anext(words)
+                assert await cache.get_sealed() == b"after"
             await cache.close()
 
 

@@ -14,16 +14,16 @@ import pytest
 from service.keys import encoding, keyring
 from service.keys.encryption import Sealer, make_secret
 from service.keys.file_store import FileStore
-from service.keys.generator import KeyGenerator, RingCopy, RingFile
+from service.keys.generator import KeyGenerator, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.manager import KeyManager, Pace
 from service.keys.ports import TokenSigner
-from service.keys.redis_store import RING_KEY, RedisCache
-from service.keys.redis_url import parse_redis_url
+from service.keys.redis_store import RedisStore, parse_redis_url
 from service.keys.signer import Signer, make_key
 from tests.redis_servers import Server, running
 
 SECRET = make_secret()
+RING_KEY = "guest-sessions:keyring"
 POLICY = KeyPolicy(algorithm="ES256", max_lifetime_s=1_000, jwks_max_age_s=300, rotate_every_s=0)
 
 
@@ -41,7 +41,7 @@ class Fleet:
         return RingFile(FileStore(self.folder), Sealer([SECRET]), self.mint)
 
     async def start(self, *, file: RingFile | None, redis: bool = True, mint: KeyGenerator | None = None) -> KeyManager:
-        copy = RingCopy(RedisCache(parse_redis_url(f"unix://{self.server.socket}"), timeout_s=1), Sealer([SECRET]))
+        copy = RedisStore(parse_redis_url(f"unix://{self.server.socket}"), Sealer([SECRET]), timeout_s=1)
         keys = KeyManager(
             POLICY,
             mint=mint or self.mint,
