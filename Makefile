@@ -80,10 +80,14 @@ test-pythons: ## `make test` on each of PYTHONS="python3.11 python3.12 python3.1
 		$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version || exit 1; \
 	done; [ $$found = 1 ] || { echo "none of these is here: $(PYTHONS)" >&2; exit 1; }
 
+# So many private functions of service/ may have a single use, less one.
+USED_ONCE := 155
+
 .PHONY: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(BIN)/python -m tests.lint.private_functions service $(USED_ONCE)
 
 .PHONY: types
 types: $(VENV)/.dev
