@@ -1,6 +1,9 @@
 """`python -m benchmarks`: every server in turn, many short rounds, medians of the ratios."""
 
 import gc
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +21,7 @@ from benchmarks.operations import OPERATIONS, Operation, Requests, load_tokens, 
 from benchmarks.report import (
     BEFORE,
     CONSTANT,
+    GO_PEER,
     PEER,
     SERVICE,
     Row,
@@ -34,7 +38,8 @@ from tests.ports import free_port
 
 WARM_UP: Final = 0.2
 """Of a burst, before what is measured: so that the caches hold this server's work and not the last one's."""
-_SERVE: Final = ("-m", "service", "serve")
+_SERVE: Final = (sys.executable, "-m", "service", "serve")
+_GO_PEER: Final = Path(__file__).parent / "peer_go"
 FASTEST_PER_S: Final = 16_000
 """No server here answers more: so many new tokens a second are made ready for a burst."""
 
@@ -56,14 +61,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 )
 @click.option("--seconds", default=0.4, show_default=True, help="Length of a burst.")
 @click.option("--only", multiple=True, type=click.Choice([each.name for each in OPERATIONS]), help="Only this.")
-@click.option("--no-peer", is_flag=True, help="Leave the peer out.")
+@click.option("--no-peer", is_flag=True, help="Leave the peers out.")
 @click.option("--quick", is_flag=True, help="One round of short bursts: shows that all of it works, measures nothing.")
 @click.option("--before", type=click.Path(path_type=Path), help="A checkout of an earlier state, to measure as well.")
 @click.option("--out", default="benchmarks/out", show_default=True, type=click.Path(path_type=Path), help="A folder.")
 def main(
     *, rounds: int, seconds: float, only: Sequence[str], no_peer: bool, quick: bool, before: Path | None, out: Path
 ) -> None:
-    """Measure the service against a constant aiohttp handler and a peer, each pinned to one core."""
+    """Measure the service against a constant aiohttp handler and peers, each pinned to one core."""
     plan = Plan(
         operations=tuple(each for each in OPERATIONS if not only or each.name in only),
         rounds=1 if quick else rounds,
@@ -86,14 +91,20 @@ async def _run(plan: Plan) -> None:
         service = stack.enter_context(running(SERVICE, _SERVE, port=port, core=server_core, variables=variables))
         await answering(service)
         sizes = {each.path: (each.method, await _answer_size(service, requests, each)) for each in plan.operations}
-        others = {CONSTANT: ("benchmarks.constant", msgspec.json.encode(sizes).decode())}
+        python = (sys.executable, "-m")
+        others: dict[str, tuple[tuple[str, ...], str]] = {
+            CONSTANT: ((*python, "benchmarks.constant"), msgspec.json.encode(sizes).decode())
+        }
         if plan.peers:
-            others[PEER] = ("benchmarks.peer", str(keys_dir / "keyring.json"))
+            keyring = str(keys_dir / "keyring.json")
+            others[PEER] = ((*python, "benchmarks.peer"), keyring)
+            if shutil.which("go"):
+                others[GO_PEER] = ((_built_go_peer(Path(folder)),), keyring)
         servers = [service]
-        for name, (module, argument) in others.items():
+        for name, (program, argument) in others.items():
             port = free_port()
-            arguments = ["-m", module, str(port), argument]
-            servers.append(stack.enter_context(running(name, arguments, port=port, core=server_core, variables={})))
+            command = [*program, str(port), argument]
+            servers.append(stack.enter_context(running(name, command, port=port, core=server_core, variables={})))
         if plan.before is not None:
             port = free_port()
             variables = service_variables(port=port, keys_dir=keys_dir)
@@ -102,6 +113,12 @@ async def _run(plan: Plan) -> None:
         for server in servers:
             await answering(server)
         _write(await _rounds(plan, servers, requests), plan)
+
+
+def _built_go_peer(folder: Path) -> str:
+    program = folder / "peer_go"
+    subprocess.run(["go", "build", "-o", program, "."], cwd=_GO_PEER, check=True)  # noqa: S603, S607 - as it is found
+    return str(program)
 
 
 async def _answer_size(server: Server, requests: Requests, operation: Operation) -> int:
@@ -127,7 +144,7 @@ async def _rounds(plan: Plan, servers: Sequence[Server], requests: Requests) -> 
 async def _round(plan: Plan, servers: Sequence[Server], requests: Requests, operation: Operation) -> dict[str, Sample]:
     found = {}
     for server in servers:
-        if server.name == PEER and not operation.peer:
+        if server.name in (PEER, GO_PEER) and not operation.peer:
             continue
         found[server.name] = await _sample(plan, server, _ready(requests, operation, seconds=plan.seconds), operation)
     return found

@@ -9,6 +9,7 @@ import itertools
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -30,7 +31,7 @@ from tests.ports import free_port
 from tests.redis_servers import Server as RedisServer
 from tests.redis_servers import running as redis_running
 
-SERVE: Final = ("-m", "service", "serve")
+SERVE: Final = (sys.executable, "-m", "service", "serve")
 SHARE: Final = 0.7
 """Of the peak."""
 ROTATE_S: Final = 1.0

@@ -14,6 +14,7 @@ from benchmarks.operations import Operation
 CONSTANT: Final = "constant"
 SERVICE: Final = "guest-sessions"
 PEER: Final = "FastAPI + PyJWT"
+GO_PEER: Final = "Go net/http + golang-jwt"
 BEFORE: Final = "before"
 
 
@@ -81,7 +82,7 @@ def as_text(rows: Sequence[Row], *, about: str) -> str:
         operation = row.operation
         others = [
             f"{name} {row.ratio[name]:.2f} (by cpu {row.cpu_ratio[name]:.2f})"
-            for name in (PEER, BEFORE)
+            for name in (PEER, GO_PEER, BEFORE)
             if name in row.ratio
         ]
         lines.append(
@@ -103,17 +104,19 @@ _LEFT: Final = 300
 _SCALE: Final = 460
 """Pixels from 0 to the constant handler."""
 _BAR: Final = 13
+_ROW: Final = 60
+_SERIES: Final = ((SERVICE, "s"), (PEER, "p"), (GO_PEER, "o"))
 _STYLE: Final = (
     "text{font:13px system-ui,sans-serif;fill:#57606a}.t{font-weight:600;fill:#1f2328}"
-    ".s{fill:#2f6feb}.p{fill:#b3bac2}.g{stroke:#d0d7de}.f{stroke:#cf222e;stroke-width:2}.bg{fill:#fff}"
+    ".s{fill:#2f6feb}.p{fill:#b3bac2}.o{fill:#54aeb8}.g{stroke:#d0d7de}.f{stroke:#cf222e;stroke-width:2}.bg{fill:#fff}"
     "@media(prefers-color-scheme:dark){text{fill:#8d96a0}.t{fill:#e6edf3}.bg{fill:#0d1117}.g{stroke:#30363d}"
     ".p{fill:#6e7681}.f{stroke:#ff7b72}}"
 )
 
 
 def as_svg(rows: Sequence[Row], *, about: str) -> str:
-    """A bar for the service and one for the peer in each row, on the scale of the constant handler."""
-    height = 96 + 46 * len(rows)
+    """A bar for the service and for each peer in each row, on the scale of the constant handler."""
+    height = 96 + _ROW * len(rows)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">',
         f'<style>{_STYLE}</style><rect class="bg" width="{_WIDTH}" height="{height}"/>',
@@ -125,9 +128,9 @@ def as_svg(rows: Sequence[Row], *, about: str) -> str:
         parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="64" y2="{height - 28}"/>')
         parts.append(f'<text x="{x - 14}" y="{height - 10}">{share:.2f}</text>')
     for number, row in enumerate(rows):
-        parts += _bars(row, y=72 + 46 * number)
+        parts += _bars(row, y=72 + _ROW * number)
     legend = height - 10
-    for name, style, x in (("service", "s", 16), (PEER, "p", 96)):
+    for (name, style), x in zip(_SERIES, (16, 140, 270), strict=True):
         parts.append(f'<rect class="{style}" x="{x}" y="{legend - 11}" width="12" height="12"/>')
         parts.append(f'<text x="{x + 18}" y="{legend}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])
@@ -135,7 +138,8 @@ def as_svg(rows: Sequence[Row], *, about: str) -> str:
 
 def _bars(row: Row, *, y: int) -> list[str]:
     parts = [f'<text class="t" x="16" y="{y + 16}">{escape(row.operation.label)}</text>']
-    for name, style, offset in ((SERVICE, "s", 0), (PEER, "p", _BAR + 2)):
+    for number, (name, style) in enumerate(_SERIES):
+        offset = number * (_BAR + 2)
         if name not in row.ratio:
             continue
         width = row.ratio[name] * _SCALE

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,20 +47,20 @@ def pin(core: int | None) -> None:
 @contextmanager
 def running(
     name: str,
-    arguments: Sequence[str],
+    command: Sequence[str],
     *,
     port: int,
     core: int | None,
     variables: Mapping[str, str],
     folder: Path | None = None,
 ) -> Iterator[Server]:
-    """Runs `python ARGUMENTS` on `core`, in `folder`, while the context lasts."""
+    """Runs a command on `core`, in `folder`, while the context lasts."""
     connections = Connections(port, number=CONNECTIONS)
     before = os.sched_getaffinity(0)
     pin(core)
     try:
         process = subprocess.Popen(  # noqa: S603 - our own servers
-            [sys.executable, *arguments],
+            command,
             env={**os.environ, **variables},
             cwd=folder,
             stdout=subprocess.DEVNULL,
