@@ -21,6 +21,7 @@ from service.http.metrics import COLUMNS, Metrics, SharedCounters
 from service.http.offload import OffloadThread
 from service.http.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.http.rate_limit import ClientTable, RateLimiter
+from service.keys import Clock, RandomBytes
 from service.keys.admin import KeyAdmin
 from service.keys.encoding import to_jwk_set
 from service.keys.encryption import Sealer
@@ -28,7 +29,6 @@ from service.keys.file_store import FileStore
 from service.keys.generator import KeyGenerator, RingFile
 from service.keys.keyring import KeyRing
 from service.keys.manager import REFUSALS, KeyManager, KeysStatus
-from service.keys.ports import Clock, RandomBytes
 from service.keys.signer import Signer, make_key, require_cryptography_backend
 from service.merge.service import MergeService
 from service.tokens.service import TokenService
@@ -81,7 +81,7 @@ def reading_keys(settings: Settings, ring: KeyRing) -> KeyManager:
 
 
 class _ReadOnly:
-    """A `ports.KeyStore` that holds what it was given."""
+    """A `KeyStore` that holds what it was given."""
 
     place = "memory"
 

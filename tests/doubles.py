@@ -10,6 +10,7 @@ from service.keys import keyring
 from service.keys.encryption import Sealer, make_secret
 from service.keys.keyring import Algorithm, Key, KeyRing, KeyState
 from service.keys.redis_store import RedisStore, parse_redis_url
+from service.keys.signer import Signer
 
 START_S = 1_800_000_000.25
 
@@ -24,8 +25,8 @@ class HandClock:
         return self.now_s
 
 
-class StubCodec:
-    """A `ports.TokenCodec` whose signature is the key's name."""
+class StubCodec(Signer):
+    """A signer whose signature is the key's name."""
 
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring

@@ -19,7 +19,7 @@ import msgspec
 
 from service.http.cookies import Headers
 from service.http.problems import HttpProblem
-from service.keys.ports import Clock
+from service.keys import Clock
 
 logger = logging.getLogger("guest_sessions.access")
 

@@ -22,8 +22,8 @@ from service.http.metrics import CONTENT_TYPE, Metrics
 from service.http.problems import Handler, HttpProblem, failure_response
 from service.http.request import read_body
 from service.http.response import Response, ResponseHead
+from service.keys import Clock
 from service.keys.manager import KeyManager
-from service.keys.ports import Clock
 from service.merge.policy import Policy, compile_policy
 from service.merge.service import MergeService
 from service.tokens.compute import Compute, run_inline

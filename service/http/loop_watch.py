@@ -7,7 +7,7 @@ import asyncio
 import logging
 from typing import Final
 
-from service.keys.ports import Clock
+from service.keys import Clock
 
 logger = logging.getLogger("guest_sessions.loop")
 

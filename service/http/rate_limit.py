@@ -9,7 +9,7 @@ import mmap
 from collections.abc import Iterable
 from typing import Final
 
-from service.keys.ports import Clock
+from service.keys import Clock
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

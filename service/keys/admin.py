@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from service.errors import InvalidTransition, KeyringError
-from service.keys import keyring
+from service.keys import Clock, keyring
+from service.keys.encryption import Sealer
 from service.keys.generator import KeyGenerator, RingFile, open_file
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.manager import REFUSALS, KeyManager, KeysStatus
-from service.keys.ports import Clock, Sealer
 
 if TYPE_CHECKING:  # a process without Redis need not load its client
     from service.keys.redis_store import RedisStore

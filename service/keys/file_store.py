@@ -32,7 +32,7 @@ Sync = Callable[[int], None]
 
 
 class FileStore:
-    """A `ports.KeyStore` in one folder. Blocking; every fault of the disk is `StoreUnavailable`."""
+    """The file in one folder. Blocking; every fault of the disk is `StoreUnavailable`."""
 
     def __init__(self, directory: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S, sync: Sync = os.fsync) -> None:
         """`sync` makes what a file descriptor stands for last."""
@@ -61,7 +61,7 @@ class FileStore:
             return self._durable_content()
 
     def update(self, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
-        """Decides and writes under the lock; see `ports.KeyStore`."""
+        """Decides and writes under the lock; see `KeyStore`."""
         with _disk(self._path):
             self._make_folder()
             with self._locked():

@@ -4,13 +4,14 @@ Owns sealing, opening and the self-test of a key before it becomes active; knows
 something is due.
 """
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Hashable
+from typing import Any, Final, Protocol
 
 from service.errors import KeyringError, WrongSecret
-from service.keys import encoding, keyring
-from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.ports import Clock, KeyMaker, KeyStore, RandomBytes, Sealer, SignerMaker
+from service.keys import Clock, RandomBytes, encoding, keyring
+from service.keys.encryption import Sealer
+from service.keys.keyring import Algorithm, KeyPolicy, KeyRing
+from service.keys.signer import Signer
 
 KID_BYTES: Final = 8
 """16 hexadecimal characters, the most that the contract grants. It names a key and need not be secret."""
@@ -18,7 +19,34 @@ RING_ID_BYTES: Final = 12
 DERIVATION_SECRET_BYTES: Final = 32
 FOUNDER_BYTES: Final = 16
 
+KeyMaker = Callable[[Algorithm], dict[str, Any]]
+"""Makes a fresh private JWK (RFC 7517) of the algorithm, without `kid`."""
+
+SignerMaker = Callable[[KeyRing], Signer]
+"""Raises `KeyringDamaged` where the numbers of a key do not make one."""
+
 _SELF_TEST_CLAIMS: Final = b'{"self_test":true}'
+
+
+class KeyStore(Protocol):
+    """The truth: one durable place for the ring's bytes. Blocking; called in a thread."""
+
+    @property
+    def place(self) -> str:
+        """Where the bytes are, for people."""
+
+    def stamp(self) -> Hashable:
+        """Changes whenever the bytes do; None where there are none. Cheap. Raises `StoreUnavailable`."""
+
+    def read(self) -> bytes | None:
+        """The bytes, durable by now, None where there are none yet; raises `StoreUnavailable`."""
+
+    def update(self, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+        """Decides and writes inside one lock: `change` gets what is there and gives what shall be, None for no change.
+
+        Answers what is there afterwards; on return it is durable. Raises `StoreUnavailable` and writes nothing, or
+        whatever `change` raises.
+        """
 
 
 class KeyGenerator:

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -30,10 +30,10 @@ from service.errors import (
     StoreUnavailable,
     WrongSecret,
 )
-from service.keys import encoding, keyring
+from service.keys import Clock, encoding, keyring
 from service.keys.generator import KeyGenerator, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.ports import Clock, TokenSigner
+from service.keys.signer import Signer
 
 if TYPE_CHECKING:  # a process without Redis need not load its client
     from service.keys.redis_store import RedisStore
@@ -78,11 +78,19 @@ class LoadedRing(msgspec.Struct, frozen=True, kw_only=True):
     """A ring made ready for requests; a new object whenever the ring changes."""
 
     ring: KeyRing
-    codec: TokenSigner
+    signer: Signer
     jwks: bytes
     etag: str
     max_lifetime_s: int
     """The longest lifetime that may be signed now: what the settings say and the ring records."""
+
+
+class KeySource(Protocol):
+    """Where use cases get the keys from; they ask again at each use."""
+
+    @property
+    def loaded(self) -> LoadedRing | None:
+        """The keys to use now; None while there are none. Never waits."""
 
 
 class KeysStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -461,7 +469,7 @@ class KeyManager:
         jwks = encoding.public_jwks(ring)
         return LoadedRing(
             ring=ring,
-            codec=self._mint.make_signer(ring),
+            signer=self._mint.make_signer(ring),
             jwks=jwks,
             etag=f'"{hashlib.sha256(jwks).hexdigest()[:32]}"',
             max_lifetime_s=min(self._policy.max_lifetime_s, ring.active.max_lifetime_s),

@@ -42,7 +42,7 @@ class _JoseKey(Protocol):
 
 
 class Signer:
-    """Signs and verifies under the keys of one ring; immutable (see `ports.TokenSigner`).
+    """Signs and verifies under the keys of one ring; immutable.
 
     Loads the private part of the active key alone: checking an RSA key's numbers takes 0.1 s, and a ring of forty would
     hold up every change of the keys, a revocation included, by seconds. A public part takes 0.05 ms.

@@ -13,8 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, ReservedClaim, TokenTooLarge
+from service.keys import Clock, RandomBytes
 from service.keys.keyring import Key, KeyState
-from service.keys.ports import Clock, KeySource, RandomBytes, SigningKeys
+from service.keys.manager import KeySource, LoadedRing
 from service.strict_json import MAX_DEPTH, depth, equal, pointer
 from service.tokens import claims
 from service.tokens.cache import CachedClaims, TokenCache
@@ -88,7 +89,7 @@ class TokenService:
         self._random_bytes = random_bytes
         self._observe = observe
         self._memory = TokenCache()
-        self._remembered_under: SigningKeys | None = None
+        self._remembered_under: LoadedRing | None = None
 
     async def issue(
         self,
@@ -155,7 +156,7 @@ class TokenService:
         return await self._renewed(self._signing_keys(), token, payload=None, ttl_s=None)
 
     async def _renewed(
-        self, keys: SigningKeys, token: VerifiedToken, *, payload: dict[str, Any] | None, ttl_s: int | None
+        self, keys: LoadedRing, token: VerifiedToken, *, payload: dict[str, Any] | None, ttl_s: int | None
     ) -> SignedToken:
         """Default lifetime: the old one's, counted from now. `payload` None: unchanged."""
         made = claims.renewed(
@@ -191,21 +192,21 @@ class TokenService:
         self._observe("verified")
         return token
 
-    def _memory_under(self, keys: SigningKeys) -> TokenCache:
+    def _memory_under(self, keys: LoadedRing) -> TokenCache:
         """What was found good under these keys; dropped whenever they change, as the change may be a revocation."""
         if keys is not self._remembered_under:
             self._memory, self._remembered_under = TokenCache(), keys
         return self._memory
 
-    async def _proven(self, keys: SigningKeys, raw_token: str) -> tuple[CachedClaims, bytes]:
+    async def _proven(self, keys: LoadedRing, raw_token: str) -> tuple[CachedClaims, bytes]:
         """Key and claims of a token with a good signature, and their JSON; not yet held against time or policy."""
         await _TURN
-        key, body = keys.codec.verify(raw_token)
+        key, body = keys.signer.verify(raw_token)
         await _TURN
         return (key, claims.parse(decode_claims(body))), body
 
     def _accepted(
-        self, keys: SigningKeys, raw_token: str, found: CachedClaims, audience: Sequence[str] = ()
+        self, keys: LoadedRing, raw_token: str, found: CachedClaims, audience: Sequence[str] = ()
     ) -> VerifiedToken:
         """What was proven, if this deployment takes it now."""
         now_s = self._clock()
@@ -228,13 +229,13 @@ class TokenService:
         """Raises `NotReady` where there is no ring to sign and verify with."""
         self._signing_keys()
 
-    def _signing_keys(self) -> SigningKeys:
+    def _signing_keys(self) -> LoadedRing:
         keys = self._keys.loaded
         if keys is None:
             raise NotReady("There is no signing key yet.")
         return keys
 
-    def _ttl_s(self, keys: SigningKeys, asked_s: int | None, *, default_s: int) -> int:
+    def _ttl_s(self, keys: LoadedRing, asked_s: int | None, *, default_s: int) -> int:
         """The lifetime to sign: never beyond what the active key is on record for, or its tokens would outlive it."""
         longest_s = keys.max_lifetime_s
         if asked_s is None:
@@ -243,16 +244,16 @@ class TokenService:
             raise InvalidRequest("The ttl is too long.", [Fault("/ttl", f"must be from 1 to {longest_s}")])
         return asked_s
 
-    async def _signed(self, keys: SigningKeys, made: GuestClaims) -> SignedToken:
+    async def _signed(self, keys: LoadedRing, made: GuestClaims) -> SignedToken:
         body = msgspec.json.encode(made.to_json())
         await _TURN
-        raw_token = keys.codec.sign(body)
+        raw_token = keys.signer.sign(body)
         await _TURN
         if len(raw_token) > self._policy.max_token_bytes:
             raise TokenTooLarge(size_bytes=len(raw_token), limit_bytes=self._policy.max_token_bytes)
         return SignedToken(raw_token=raw_token, claims=made, key_id=keys.ring.active.kid)
 
-    def _subject(self, keys: SigningKeys, idempotency_key: str | None) -> str:
+    def _subject(self, keys: LoadedRing, idempotency_key: str | None) -> str:
         if idempotency_key is None:
             return f"G-{_uuid4(self._random_bytes(16))}"
         # Keyed, so that who knows a visitor's key cannot work out the guest's id, nor the other way round.

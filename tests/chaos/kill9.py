@@ -97,7 +97,7 @@ def first_start(folder: Path) -> Callable[[Callable[[str], None]], None]:
         await keys.start()
         if keys.loaded is None:
             raise RuntimeError(keys.status().problem)
-        say(f"token {keys.loaded.codec.sign(b'{}')}")
+        say(f"token {keys.loaded.signer.sign(b'{}')}")
 
     return lambda say: asyncio.run(start(say))
 

@@ -41,13 +41,13 @@ def real_key(kid: str) -> Key:
 
 
 class Loaded:
-    """A `ports.KeySource`."""
+    """Keys whose ring a test sets."""
 
     def __init__(self, ring: KeyRing) -> None:
         self.hold(ring)
 
     def hold(self, ring: KeyRing) -> None:
-        self.loaded = LoadedRing(ring=ring, codec=Signer(ring), jwks=b"", etag="", max_lifetime_s=500)
+        self.loaded = LoadedRing(ring=ring, signer=Signer(ring), jwks=b"", etag="", max_lifetime_s=500)
 
 
 # --- the moves ---

@@ -12,10 +12,9 @@ from service.keys import encoding, keyring
 from service.keys.admin import FOLLOW_S, KeyAdmin
 from service.keys.encryption import Sealer, is_sealed, make_secret
 from service.keys.file_store import FileStore
-from service.keys.generator import KeyGenerator, RingFile
+from service.keys.generator import KeyGenerator, KeyMaker, RingFile, SignerMaker
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.manager import FOUNDING_PATIENCE_S, LEAST_BETWEEN_PUTS_S, KeyManager, Pace
-from service.keys.ports import KeyMaker, SignerMaker
 from tests.doubles import BrokenCodec, HandClock, MemoryRedis, StubCodec, make_stub_key, memory_store
 
 DAY_S = 86_400

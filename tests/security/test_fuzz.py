@@ -24,6 +24,7 @@ from service.http.forward_auth import ForwardAuth, ForwardAuthPolicy
 from service.http.rate_limit import RateLimiter
 from service.keys import encoding
 from service.keys.encryption import Sealer
+from service.keys.manager import LoadedRing
 from service.keys.redis_store import parse_redis_url
 from service.keys.signer import Signer, inspect
 from service.merge.policy import compile_policy, parse_policy_file
@@ -348,12 +349,7 @@ def gateway() -> ForwardAuth:
 class _Keys:
     """The forge's ring, ready to sign."""
 
-    class _Loaded:
-        ring = forge().ring
-        codec = CODEC
-        max_lifetime_s = 600
-
-    loaded = _Loaded()
+    loaded = LoadedRing(ring=forge().ring, signer=CODEC, jwks=b"", etag="", max_lifetime_s=600)
 
 
 GATEWAY = gateway()

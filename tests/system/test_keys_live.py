@@ -17,7 +17,6 @@ from service.keys.file_store import FileStore
 from service.keys.generator import KeyGenerator, RingFile
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.manager import KeyManager, Pace
-from service.keys.ports import TokenSigner
 from service.keys.redis_store import RedisStore, parse_redis_url
 from service.keys.signer import Signer, make_key
 from tests.redis_servers import Server, running
@@ -119,8 +118,8 @@ async def test_a_change_reaches_every_process_by_word_or_by_the_file_alone(fleet
     await until(lambda: revision(keeper) == revision(follower) == revision(alone) == ring.revision)
     assert keeper.loaded is not None
     assert follower.loaded is not None
-    token = keeper.loaded.codec.sign(b"{}")
-    assert follower.loaded.codec.verify(token)[0].kid == ring.active.kid
+    token = keeper.loaded.signer.sign(b"{}")
+    assert follower.loaded.signer.verify(token)[0].kid == ring.active.kid
 
 
 async def test_a_follower_that_starts_first_becomes_ready_once_a_keeper_does(fleet: Fleet) -> None:
@@ -186,7 +185,7 @@ async def test_a_bug_costs_a_line_in_the_log_and_not_the_next_rotation(
 ) -> None:
     broken: list[bool] = []
 
-    def make_signer(ring: KeyRing) -> TokenSigner:
+    def make_signer(ring: KeyRing) -> Signer:
         if broken:
             raise RuntimeError("a bug")
         return Signer(ring)

@@ -8,6 +8,7 @@ import pytest
 from service.errors import InvalidToken
 from service.keys import keyring
 from service.keys.keyring import Key, KeyRing
+from service.keys.manager import LoadedRing
 from service.keys.signer import Signer, make_key
 from service.tokens.cache import TokenCache
 from service.tokens.claims import GuestClaims, parse
@@ -18,8 +19,8 @@ NOW_S = 1_800_000_000.0
 ISSUER = "https://guests.example"
 
 
-class CountingCodec(Signer):
-    """The real codec, which counts the signatures that it looks at."""
+class CountingSigner(Signer):
+    """The real signer, which counts the signatures that it looks at."""
 
     def __init__(self, ring: KeyRing) -> None:
         super().__init__(ring)
@@ -30,24 +31,15 @@ class CountingCodec(Signer):
         return super().verify(raw_token)
 
 
-class Loaded:
-    """A ring made ready for requests, as `keys` makes a new one for each change."""
-
-    max_lifetime_s = 1_000
-
-    def __init__(self, ring: KeyRing) -> None:
-        self.ring = ring
-        self.codec = CountingCodec(ring)
-
-
 class Source:
-    """A `ports.KeySource` whose ring a test may change."""
+    """Keys whose ring a test may change."""
 
     def __init__(self, ring: KeyRing) -> None:
-        self.loaded: Loaded = Loaded(ring)
+        self.change(ring)
 
     def change(self, ring: KeyRing) -> None:
-        self.loaded = Loaded(ring)
+        self.signer = CountingSigner(ring)
+        self.loaded = LoadedRing(ring=ring, signer=self.signer, jwks=b"", etag="", max_lifetime_s=1_000)
 
 
 def key(kid: str) -> Key:
@@ -88,7 +80,7 @@ async def test_a_signature_is_looked_at_once(tokens: TokenService, source: Sourc
     first, second = await tokens.verify(raw_token), await tokens.verify(raw_token)
 
     assert first == second
-    assert source.loaded.codec.verified == 1
+    assert source.signer.verified == 1
 
 
 @pytest.mark.parametrize(("after_s", "expected"), [(9, None), (10, "expired"), (11, "expired")])
@@ -164,7 +156,7 @@ async def test_a_refused_token_is_not_remembered(tokens: TokenService, source: S
     forged = f"{head}.{claims}.{signature[::-1]}"
 
     assert {await reason(tokens, forged) for _ in range(3)} <= {"bad_signature", "malformed"}
-    assert source.loaded.codec.verified == 3
+    assert source.signer.verified == 3
 
 
 @pytest.mark.parametrize("number", range(0, 256, 15))
