@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from service.merge.policy import SHIPPED, compile_policy
+from service.merge.policy_parser import compile_policy
+from service.merge.presets import SHIPPED
 from service.merge.receipts import Candidate, merge_guests
 from service.tokens.claims import GuestClaims
 

@@ -23,7 +23,9 @@ from service.http.rate_limit import Network
 from service.keys.encryption import parse_secrets
 from service.keys.keyring import Algorithm, KeyPolicy, least_rotation_s
 from service.keys.signer import MAX_TOKEN_BYTES
-from service.merge.policy import SHIPPED, Policy, parse_policy_file
+from service.merge.policy import Policy
+from service.merge.policy_parser import parse_policy_file
+from service.merge.presets import SHIPPED
 from service.strict_json import parse_rfc3339
 from service.tokens.service import TokenPolicy
 

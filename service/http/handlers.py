@@ -24,7 +24,8 @@ from service.http.request import read_body
 from service.http.response import Response, ResponseHead
 from service.keys import Clock
 from service.keys.manager import KeyManager
-from service.merge.policy import Policy, compile_policy
+from service.merge.policy import Policy
+from service.merge.policy_parser import compile_policy
 from service.merge.service import MergeService
 from service.tokens.compute import Compute, run_inline
 from service.tokens.service import SignedToken, TokenService

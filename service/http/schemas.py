@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import Fault, InvalidRequest, MalformedRequest
-from service.merge.rules import Conflict
+from service.merge.fold import Conflict
 from service.merge.service import Merged
 from service.strict_json import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, parse_json, pointer
 from service.tokens.claims import SUBJECT

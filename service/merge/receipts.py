@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from service.errors import Fault, InvalidRequest
+from service.merge.fold import AppliedChange, Conflict, MergeState, fold_guest
 from service.merge.policy import RECEIPTS, Policy
-from service.merge.rules import Change, Conflict, Fold, Index, fold_guest
 from service.tokens.claims import GuestClaims
 
 MAX_RECEIPTS: Final = 64
@@ -60,7 +60,7 @@ class MergeResult(msgspec.Struct, frozen=True):
     guests: tuple[MergedGuest, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[AppliedChange, ...] = ()
     last: GuestClaims | None = None
 
     @property
@@ -148,22 +148,18 @@ def _fold_all(
     receipts: dict[str, int],
     skipped: tuple[Skipped, ...],
 ) -> MergeResult:
-    payload, merged = session, []
-    conflicts: list[Conflict] = []
-    changes: list[Change] = []
-    indexes: dict[int, Index] = {}
+    payload, merged, state = session, [], MergeState(policy)
     for claims in guests:
         name = receipt_id(claims)
         weakened = receipts.pop(name, 0) > 0
-        fold = Fold(claims.subject, weakened, policy, conflicts, changes, indexes)
-        payload = fold_guest(fold, payload, claims.payload)
+        payload = fold_guest(state, payload, claims.payload, subject=claims.subject, weakened=weakened)
         receipts[name] = claims.version
         merged.append(MergedGuest(claims.subject, claims.version, weakened))
     return MergeResult(
         payload={**payload, RECEIPTS: [list(receipt) for receipt in receipts.items()][-MAX_RECEIPTS:]},
         guests=tuple(merged),
         skipped=skipped,
-        conflicts=tuple(conflicts),
-        changes=tuple(changes),
+        conflicts=tuple(state.conflicts),
+        changes=tuple(state.changes),
         last=guests[-1],
     )

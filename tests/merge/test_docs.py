@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from service.merge.policy import (
+from service.merge.policy import PROTECTED
+from service.merge.policy_parser import (
     MAX_FAULTS,
     MAX_KEY_NAMES,
     MAX_PATH_CHARS,
     MAX_PATHS,
     MAX_PLACES,
-    PROTECTED,
-    SHIPPED,
     compile_policy,
     parse_policy_file,
 )
+from service.merge.presets import SHIPPED
 from service.merge.receipts import Candidate, merge_guests
 from service.strict_json import equal
 from service.tokens.claims import GuestClaims

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from service.merge.policy import compile_policy
+from service.merge.policy_parser import compile_policy
 from service.merge.receipts import Candidate, MergeResult, merge_guests
 from service.strict_json import canonical, equal, parse_pointer
 from service.tokens.claims import GuestClaims

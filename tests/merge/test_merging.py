@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from service.errors import Fault, InvalidRequest
-from service.merge.policy import SHIPPED, compile_policy
+from service.merge.policy_parser import compile_policy
+from service.merge.presets import SHIPPED
 from service.merge.receipts import Candidate, MergedGuest, MergeResult, Skipped, merge_guests, receipt_id
 from service.tokens.claims import GuestClaims
 

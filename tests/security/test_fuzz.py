@@ -27,7 +27,7 @@ from service.keys.encryption import Sealer
 from service.keys.manager import LoadedRing
 from service.keys.redis_store import parse_redis_url
 from service.keys.signer import Signer, inspect
-from service.merge.policy import compile_policy, parse_policy_file
+from service.merge.policy_parser import compile_policy, parse_policy_file
 from service.merge.receipts import Candidate, merge_guests
 from service.tokens import claims
 from service.tokens.payload_patch import Change, JsonPatch, MergePatch

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from service.config import Settings
-from service.merge.policy import parse_policy_file
+from service.merge.policy_parser import parse_policy_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GATEWAYS = [

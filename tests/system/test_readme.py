@@ -12,7 +12,7 @@ import pytest
 
 from service import config
 from service.config import Settings
-from service.merge.policy import SHIPPED
+from service.merge.presets import SHIPPED
 from tests.live import environment, served
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,411 @@
+"""Folding one guest's payload into the session's: the walk through both, and the notes taken on the way.
+
+Pure: nothing that comes in is changed, and what is not touched is shared. Every function returns the value that the
+session has afterwards. Where a guest's value was refused or altered, or replaced another, that is noted. Protected
+values are cut from the guest before anything else, so no rule ever sees one.
+
+Linear in session and guest: no value of the session is copied or searched twice for one guest. So a place is folded
+once with all that the guest has for it, which is several values where several elements of its list have one key.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from service.merge.policy import DEEP, SESSION, Location, Policy, Rule, RuleName
+from service.merge.rules import (
+    MISSING,
+    ListIndex,
+    clamp,
+    combine,
+    identify,
+    is_keyed,
+    limited,
+    with_protected,
+    without_protected,
+)
+from service.strict_json import equal, in_range, is_number
+
+_WEAKENED: Final[dict[RuleName, RuleName]] = {"sum": "max", "append": "union"}
+"""The rules that would double what was merged before, and the ones that replace them."""
+
+Kept = Literal["session", "guest", "bounded"]
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """A guest's value that was discarded or altered, or that replaced the session's; a missing one is null."""
+
+    path: str
+    session: Any
+    guest: Any
+    kept: Kept
+    rule: str
+    subject: str
+
+
+class AppliedChange(msgspec.Struct, frozen=True):
+    """A value of the session that a guest changed: `before` and `after`, a missing one is null."""
+
+    path: str
+    before: Any
+    after: Any
+    rule: str
+    subject: str
+
+
+class MergeState(msgspec.Struct):
+    """One merge: the guest that is folding in, the notes taken of it, the report on all guests, and the lists' indexes.
+
+    Notes hold a location, as paths are only known when all lists are complete.
+    """
+
+    policy: Policy
+    subject: str = ""
+    weakened: bool = False
+    conflicts: list[Conflict] = []
+    changes: list[AppliedChange] = []
+    conflict_notes: list[tuple[Location, Any, Any, Kept, str]] = []
+    change_notes: list[tuple[Location, Any, Any, str]] = []
+    indexes: dict[str, ListIndex] = {}
+
+    def rule_at(self, location: Location, session: Any, guest: Any) -> Rule:
+        """The rule in force for this guest."""
+        rule = self.policy.rule_at(location, session, guest)
+        if self.weakened and rule.name in _WEAKENED:
+            return msgspec.structs.replace(rule, name=_WEAKENED[rule.name])
+        return rule
+
+    def index_of(self, location: Location, values: list[Any], rule: Rule) -> ListIndex:
+        """The index of the list at a location, from an earlier guest where that left the very same list."""
+        path = location.path
+        found = None if path is None else self.indexes.get(path)
+        if found is None or found.values is not values or found.key != rule.key:
+            found = ListIndex(values, rule.key)
+            if path is not None:
+                self.indexes[path] = found
+        return found
+
+    def report(self) -> None:
+        """Turn the notes into the report. Nothing is reported of what is not in its list."""
+        for location, session, guest, kept, rule in self.conflict_notes:
+            if (path := location.path) is not None:
+                self.conflicts.append(Conflict(path, _or_null(session), _or_null(guest), kept, rule, self.subject))
+        for location, before, after, rule in self.change_notes:
+            if (path := location.path) is not None:
+                self.changes.append(AppliedChange(path, _or_null(before), after, rule, self.subject))
+        self.conflict_notes.clear()
+        self.change_notes.clear()
+
+
+class RuleContext(msgspec.Struct, frozen=True):
+    """One rule at work at one place. `session` is the session's value, `MISSING` where it has none."""
+
+    state: MergeState
+    location: Location
+    rule: Rule
+    session: Any
+
+    @property
+    def is_vacant(self) -> bool:
+        """Whether the session has no value here: missing, or null."""
+        return self.session is MISSING or self.session is None
+
+    def take(self, value: Any) -> Any:
+        """The session's value is `value` from now on."""
+        self.state.change_notes.append((self.location, self.session, value, self.rule.name))
+        return value
+
+    def refuse(self, guest: Any, *, by: str = "") -> Any:
+        """The session's value stays; that is a conflict where the guest's differs."""
+        if self.session is MISSING or not equal(self.session, guest):
+            self.note(guest, "session", by=by)
+        return self.session
+
+    def note(self, guest: Any, kept: Kept, *, by: str = "") -> None:
+        """Note a conflict."""
+        self.state.conflict_notes.append((self.location, self.session, guest, kept, by or self.rule.name))
+
+
+def fold_guest(
+    state: MergeState, session: dict[str, Any], guest: dict[str, Any], *, subject: str, weakened: bool
+) -> dict[str, Any]:
+    """Fold one guest's payload into the session's; without a value from the guest, the very same session."""
+    state.subject, state.weakened = subject, weakened
+    root = state.policy.root
+    allowed = _without_protected(state, root, session, guest)
+    merged: dict[str, Any] = _fold_whole(state, root, session, [allowed]) if allowed else session
+    state.report()
+    return merged
+
+
+def _without_protected(state: MergeState, location: Location, session: Any, guest: Any) -> Any:
+    """The guest's value without its protected parts, `MISSING` if it is one. A part that differs is a conflict."""
+    if not location.shield:
+        return guest
+    if location.is_protected:
+        if guest is not None:
+            RuleContext(state, location, SESSION, session).refuse(guest, by="protect")
+        return MISSING
+    if type(guest) is dict:
+        members = session if type(session) is dict else {}
+        parts = (
+            (name, _without_protected(state, location.member(name), members.get(name, MISSING), guest[name]))
+            for name in guest
+        )
+        return {name: part for name, part in parts if part is not MISSING}
+    if type(guest) is list:
+        elements = (
+            _without_protected(state, location.element(index, None), MISSING, value)
+            for index, value in enumerate(guest)
+        )
+        return [element for element in elements if element is not MISSING]
+    return guest
+
+
+def _fold_whole(state: MergeState, location: Location, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
+    """Fold objects that are no one's member: the payload, or elements of one key."""
+    if location.rule and location.takes_whole_objects:
+        return _apply(state, location, location.rule, session, guests)
+    return _apply(state, location, DEEP, {} if session is MISSING else session, guests)
+
+
+def _fold_value(state: MergeState, location: Location, session: Any, guests: Sequence[Any]) -> Any:
+    """Fold everything that the guest has for one place; `MISSING` in and out where there is no value.
+
+    A guest's null is no value. All values under the rule of the first come first, then those under the next one's.
+    """
+    if len(guests) == 1:
+        guest = guests[0]
+        if guest is None:
+            return session
+        return _apply(state, location, state.rule_at(location, session, guest), session, guests)
+    waiting = [guest for guest in guests if guest is not None]
+    while waiting:
+        rules = [state.rule_at(location, session, guest) for guest in waiting]
+        now = [guest for guest, rule in zip(waiting, rules, strict=True) if rule.name == rules[0].name]
+        waiting = [guest for guest, rule in zip(waiting, rules, strict=True) if rule.name != rules[0].name]
+        session = _apply(state, location, rules[0], session, now)
+    return session
+
+
+def _apply(state: MergeState, location: Location, rule: Rule, session: Any, guests: Sequence[Any]) -> Any:
+    """One rule on one or several values of a guest: objects and lists are gathered, other values follow one another."""
+    match rule.name:
+        case "drop":
+            return session
+        case "deep":
+            return _objects(RuleContext(state, location, rule, session), guests)
+        case "union" | "append" | "by_key":
+            return _lists(RuleContext(state, location, rule, session), guests)
+        case "guest":
+            return _guest(RuleContext(state, location, rule, session), guests[-1])
+        case "session":
+            single = _session
+        case "guest_if_empty":
+            single = _guest_if_empty
+        case "sum" | "max" | "min":
+            single = _number
+    for guest in guests:
+        session = single(RuleContext(state, location, rule, session), guest)
+    return session
+
+
+def _session(context: RuleContext, guest: Any) -> Any:
+    return context.take(guest) if context.session is MISSING else context.refuse(guest)
+
+
+def _guest(context: RuleContext, guest: Any) -> Any:
+    if context.is_vacant:
+        return context.take(guest)
+    value = with_protected(context.session, guest, context.location.shield)
+    if equal(value, context.session):
+        return context.refuse(guest, by="protect")
+    context.note(guest, "guest")
+    return context.take(value)
+
+
+def _guest_if_empty(context: RuleContext, guest: Any) -> Any:
+    shield = context.location.shield
+    own = without_protected(context.session, shield)
+    if not context.is_vacant and not (type(own) in (str, list, dict) and not own):
+        return context.session
+    value = with_protected(context.session, guest, shield)
+    return context.refuse(guest, by="protect") if equal(value, context.session) else context.take(value)
+
+
+def _number(context: RuleContext, guest: Any) -> Any:
+    session = context.session
+    if not is_number(guest) or not (context.is_vacant or is_number(session)):
+        return context.refuse(guest)
+    combined = guest if context.is_vacant else combine(context.rule, session, guest)
+    if combined == session:
+        return session
+    bounded = clamp(context.rule, combined)
+    if not in_range(bounded):
+        context.note(guest, "session")
+        return session
+    if bounded != combined:
+        context.note(guest, "bounded")
+    return session if bounded == session else context.take(bounded)
+
+
+def _objects(context: RuleContext, guests: Sequence[Any]) -> Any:
+    """`deep`: member by member. What several objects of the guest have for one member is folded at once."""
+    session = context.session
+    fits = context.is_vacant or type(session) is dict
+    said: dict[str, list[Any]] = {}
+    objects = 0
+    for guest in guests:
+        if not fits or type(guest) is not dict:
+            context.refuse(guest)
+            continue
+        objects += 1
+        for name, value in guest.items():
+            said.setdefault(name, []).append(value)
+    if not objects:
+        return session
+    merged = dict(session) if session else {}
+    for name, values in said.items():
+        folded = _fold_value(context.state, context.location.member(name), merged.get(name, MISSING), values)
+        if folded is not MISSING:
+            merged[name] = folded
+    if not context.is_vacant:
+        return merged
+    # A new object none of whose members is handed over does not come into being; an empty one does.
+    return (merged or session) if said else context.take(merged)
+
+
+def _lists(context: RuleContext, guests: Sequence[Any]) -> Any:
+    """`union`, `append`, `by_key`: the guest's elements follow, merge into those of their key, or move to the end."""
+    session, rule = context.session, context.rule
+    fits = context.is_vacant or type(session) is list
+    lists = []
+    for guest in guests:
+        if fits and type(guest) is list:
+            lists.append(guest)
+        else:
+            context.refuse(guest)
+    if not lists:
+        return session
+    said = lists[0] if len(lists) == 1 else [value for values in lists for value in values]
+    own = session or []
+    if rule.name == "append":
+        return _bounded(context, own, said, [*own, *said])[0]
+    return _elements(context, own, said)
+
+
+def _elements(context: RuleContext, own: list[Any], said: list[Any]) -> Any:
+    rule = context.rule
+    index = context.state.index_of(context.location, own, rule)
+    last, keyed = _new_and_moved(index, said, rule)
+    stayed = dict(index.slots)
+    for identity in last:
+        if (slot := index.first(identity)) is not None:
+            del stayed[slot]
+    touched: dict[int | str, Location] = {}
+    for identity, elements in keyed.items():
+        slot = index.first(identity)
+        place = context.location.element(slot, rule.fields)
+        if slot is None:
+            touched[identity] = place
+            last[identity] = _element(context, place, MISSING, elements)
+        else:
+            touched[slot] = place
+            stayed[slot] = _element(context, place, stayed[slot], elements)
+    last = {identity: value for identity, value in last.items() if value is not MISSING}
+    merged, kept = _bounded(context, own, said, [*stayed.values(), *last.values()])
+    handles: list[int | str] = [*stayed, *last]
+    _number_elements(touched, handles, kept)
+    if kept is not None and merged is not context.session:
+        if len(kept) < len(handles):
+            left = {handles[position] for position in kept}
+            stayed = {slot: value for slot, value in stayed.items() if slot in left}
+            last = {identity: value for identity, value in last.items() if identity in left}
+        index.become(merged, stayed, last)
+    return merged
+
+
+def _number_elements(
+    touched: Mapping[int | str, Location], handles: Sequence[int | str], kept: Sequence[int] | None
+) -> None:
+    """Give the places of merged elements their index in the list, which has the elements `kept` of those listed."""
+    if not touched:
+        return
+    listed = set(handles)
+    for handle, place in touched.items():
+        # An element that no rule hands over would have come last; one that the limit cut has no index.
+        place.segment = None if kept is None or handle in listed else len(kept)
+    for index, position in enumerate(kept or ()):
+        place_there = touched.get(handles[position])
+        if place_there is not None:
+            place_there.segment = index
+
+
+def _new_and_moved(
+    index: ListIndex, said: Sequence[Any], rule: Rule
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """What comes last in the list, new or moved there, by identity; and the guest's elements of each key.
+
+    A new element with a key is `MISSING` among the first, as its fields are still to be merged.
+    """
+    last: dict[str, Any] = {}
+    keyed: dict[str, list[dict[str, Any]]] = {}
+    for value in said:
+        identity = identify(value, rule.key)
+        slot = index.first(identity)
+        if is_keyed(identity):
+            keyed.setdefault(identity, []).append(value)
+            if slot is None:
+                last.setdefault(identity, MISSING)
+        elif identity in last:
+            if rule.keep == "last":
+                last[identity] = last.pop(identity)
+        elif slot is None:
+            last[identity] = value
+        elif rule.keep == "last":
+            last[identity] = index.slots[slot]
+    return last, keyed
+
+
+def _bounded(
+    context: RuleContext, own: list[Any], said: list[Any], merged: list[Any]
+) -> tuple[Any, Sequence[int] | None]:
+    """The list after its limit, and which elements of `merged` it has; None where the session's stays."""
+    kept = limited(context.rule, own, merged, context.location.shield)
+    if kept is None:
+        context.note(said, "session")
+        return context.session, None
+    values = merged
+    if len(kept) < len(merged):
+        values = [merged[position] for position in kept]
+        context.note(said, "bounded")
+    if context.is_vacant and said and not values:
+        return context.session, kept
+    if not context.is_vacant and equal(values, own):
+        return own, kept
+    return context.take(values), kept
+
+
+def _element(context: RuleContext, place: Location, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
+    """Merge elements of one key into the session's by `fields`. The key is no field: equal on both sides, it stays.
+
+    `MISSING` where `fields` have a rule for "", the element as a whole, that does not hand a new one over.
+    """
+    state, names = context.state, context.rule.key
+    fields = guests
+    if not place.takes_whole_objects:
+        fields = [{name: member for name, member in guest.items() if name not in names} for guest in guests]
+    noted = len(state.change_notes)
+    folded = _fold_whole(state, place, session, fields)
+    if folded is MISSING or folded is session:
+        return folded
+    if session is MISSING:
+        del state.change_notes[noted:]  # the change of the list says it
+        key = {name: guests[0][name] for name in names}
+        return key | folded | key
+    return folded | {name: session[name] for name in names}
+
+
+def _or_null(value: Any) -> Any:
+    return None if value is MISSING else value
