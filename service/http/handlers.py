@@ -129,7 +129,7 @@ class Api:
         """`POST /v1/refresh-payload`."""
         compute = self._compute(body)
         asked = await compute(lambda: schemas.decode(body, schemas.RefreshRequest))
-        token = await self._tokens.refresh(asked.token, change=asked.change(), ttl_s=asked.ttl or None, compute=compute)
+        token = await self._tokens.refresh(asked.token, patch=asked.patch(), ttl_s=asked.ttl or None, compute=compute)
         return self._token_answer(_OK, token, cookie=asked.cookie)
 
     async def verify(self, _request: web.Request, body: bytes) -> Response:

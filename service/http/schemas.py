@@ -18,7 +18,7 @@ from service.merge.fold import Conflict
 from service.merge.service import Merged
 from service.strict_json import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, parse_json, pointer
 from service.tokens.claims import SUBJECT
-from service.tokens.payload_patch import Change, JsonPatch, MergePatch, Replace
+from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch, Replace
 from service.tokens.service import SignedToken, VerifiedToken
 
 T = TypeVar("T", bound="Request")
@@ -62,7 +62,7 @@ class RefreshRequest(Request, frozen=True):
     ttl: Ttl | UnsetType = UNSET
     cookie: bool = False
 
-    def change(self) -> Change | None:
+    def patch(self) -> PayloadPatch | None:
         """What is to be done to the payload; None to sign again as it is.
 
         Raises:

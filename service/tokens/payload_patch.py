@@ -1,4 +1,4 @@
-"""The three ways to change a guest's payload: replace, merge patch (RFC 7396), JSON patch (RFC 6902).
+"""The three ways to change a guest's payload: replacement, merge patch (RFC 7396), JSON patch (RFC 6902).
 
 Pure: arguments are never changed. Every result is a JSON object that fits back into a request.
 """
@@ -86,7 +86,7 @@ class JsonPatch(msgspec.Struct, frozen=True):
         return document
 
 
-Change = Replace | MergePatch | JsonPatch
+PayloadPatch = Replace | MergePatch | JsonPatch
 
 
 def _merged(target: object, patch: object) -> Any:

@@ -1,14 +1,20 @@
-"""Issue, refresh and verify guest tokens: fixed pipelines that no caller can shorten.
+"""Issuing, refreshing and verifying guest tokens: fixed pipelines that no caller can shorten.
 
 Only verification makes a `VerifiedToken`, and only a `VerifiedToken` can be renewed or merged. Knows nothing of HTTP,
 files or Redis.
+
+Each request yields to the event loop right before its signature and right after. So the signatures of all requests
+under way are computed one after the other, and the curve's table of 150 KB stays in the processor's cache: 20 µs less
+for each (docs/performance.md).
 """
 
+import asyncio
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -21,7 +27,7 @@ from service.tokens import claims
 from service.tokens.cache import CachedClaims, TokenCache
 from service.tokens.claims import GuestClaims
 from service.tokens.compute import Compute, run_inline
-from service.tokens.payload_patch import Change
+from service.tokens.payload_patch import PayloadPatch
 
 Observer = Callable[[str], None]
 """Called with what was done with a token: `issued`, `refreshed`, `verified`, or the reason for its refusal."""
@@ -30,19 +36,7 @@ TOKEN_ID_BYTES: Final = 12
 """96 bits: among a trillion tokens two are alike with a chance of about 1 in 160,000 (n² / 2^97)."""
 
 
-class _Turn:
-    """Lets what else is ready run first, where it is awaited, as `asyncio.sleep(0)` does, for less.
-
-    Each request steps aside right before its signature and right after. So the signatures of all requests under way are
-    made one after the other, and the curve's table, 150 KB, stays in the cache from one to the next: 20 µs less for
-    each (docs/performance.md).
-    """
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-
-_TURN: Final = _Turn()
+_CLAIMS: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class TokenPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,9 +125,14 @@ class TokenService:
         return issued
 
     async def refresh(
-        self, raw_token: str, *, change: Change | None = None, ttl_s: int | None = None, compute: Compute = run_inline
+        self,
+        raw_token: str,
+        *,
+        patch: PayloadPatch | None = None,
+        ttl_s: int | None = None,
+        compute: Compute = run_inline,
     ) -> SignedToken:
-        """The same guest's next token, its payload changed by `change`, or as it is.
+        """The same guest's next token, its payload changed by `patch`, or as it is.
 
         Raises:
             InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, TokenTooLarge, NotReady
@@ -148,7 +147,7 @@ class TokenService:
             self._observe(error.reason)
             raise
         old = token.claims.payload
-        payload = None if change is None else await compute(lambda: _changed(old, change))
+        payload = None if patch is None else await compute(lambda: _changed(old, patch))
         return await self._renewed(keys, token, payload=payload, ttl_s=ttl_s)
 
     async def renew(self, token: VerifiedToken) -> SignedToken:
@@ -200,9 +199,9 @@ class TokenService:
 
     async def _proven(self, keys: LoadedRing, raw_token: str) -> tuple[CachedClaims, bytes]:
         """Key and claims of a token with a good signature, and their JSON; not yet held against time or policy."""
-        await _TURN
+        await asyncio.sleep(0)
         key, body = keys.signer.verify(raw_token)
-        await _TURN
+        await asyncio.sleep(0)
         return (key, claims.parse(decode_claims(body))), body
 
     def _accepted(
@@ -246,27 +245,27 @@ class TokenService:
 
     async def _signed(self, keys: LoadedRing, made: GuestClaims) -> SignedToken:
         body = msgspec.json.encode(made.to_json())
-        await _TURN
+        await asyncio.sleep(0)
         raw_token = keys.signer.sign(body)
-        await _TURN
+        await asyncio.sleep(0)
         if len(raw_token) > self._policy.max_token_bytes:
             raise TokenTooLarge(size_bytes=len(raw_token), limit_bytes=self._policy.max_token_bytes)
         return SignedToken(raw_token=raw_token, claims=made, key_id=keys.ring.active.kid)
 
     def _subject(self, keys: LoadedRing, idempotency_key: str | None) -> str:
         if idempotency_key is None:
-            return f"G-{_uuid4(self._random_bytes(16))}"
+            return f"G-{UUID(bytes=self._random_bytes(16), version=4)}"
         # Keyed, so that who knows a visitor's key cannot work out the guest's id, nor the other way round.
         digest = hmac.digest(keys.ring.derivation_secret, idempotency_key.encode("ascii"), hashlib.sha256)
-        return f"G-{_uuid4(digest[:16])}"
+        return f"G-{UUID(bytes=digest[:16], version=4)}"
 
     def _token_id(self) -> str:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
 
 
-def _changed(payload: dict[str, Any], change: Change) -> dict[str, Any] | None:
+def _changed(payload: dict[str, Any], patch: PayloadPatch) -> dict[str, Any] | None:
     """The payload after the change; None where that is equal to what it was."""
-    changed = change.apply(payload)
+    changed = patch.apply(payload)
     return None if equal(changed, payload) else changed
 
 
@@ -285,13 +284,3 @@ def decode_claims(body: bytes) -> dict[str, Any]:
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and depth(decoded) > MAX_DEPTH:
         raise InvalidToken("malformed")
     return decoded
-
-
-def _uuid4(random: bytes) -> str:
-    """16 bytes as a random UUID is written (RFC 9562, section 5.4); `uuid.UUID` takes ten times as long."""
-    digits = random.hex()
-    variant = "89ab"[random[8] >> 4 & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
-
-_CLAIMS: Final = msgspec.json.Decoder(dict[str, Any])

@@ -30,7 +30,7 @@ from service.keys.signer import Signer, inspect
 from service.merge.policy_parser import compile_policy, parse_policy_file
 from service.merge.receipts import Candidate, merge_guests
 from service.tokens import claims
-from service.tokens.payload_patch import Change, JsonPatch, MergePatch
+from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch
 from service.tokens.service import TokenPolicy, TokenService, decode_claims
 from tests.doubles import HandClock
 from tests.security.bodies import BAD_BODIES
@@ -253,7 +253,7 @@ operations = st.fixed_dictionaries(
 @fuzz
 @given(objects, st.lists(operations | values, max_size=4).map(JsonPatch) | objects.map(MergePatch))
 def test_a_patch_of_any_shape_raises_its_own_errors_alone_and_changes_no_argument(
-    payload: dict[str, Any], change: Change
+    payload: dict[str, Any], change: PayloadPatch
 ) -> None:
     before = repr(payload)
     with suppress(GuestSessionsError):
