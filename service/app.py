@@ -15,12 +15,13 @@ from service.errors import StoreUnavailable
 from service.http.auth import ApiKeyAuth
 from service.http.cookies import GuestCookie
 from service.http.forward_auth import ForwardAuth
-from service.http.handlers import BODY_TIMEOUT_S, Api
-from service.http.loop_watch import LoopWatch
-from service.http.metrics import COLUMNS, Metrics, SharedCounters
-from service.http.offload import OffloadThread
+from service.http.handlers import ApiHandlers
+from service.http.metrics import COLUMNS, LoopLag, Metrics, SharedCounters
+from service.http.ops import OpsHandlers
 from service.http.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.http.rate_limit import ClientTable, RateLimiter
+from service.http.request import BODY_TIMEOUT_S, BodyReader
+from service.http.routing import Routing
 from service.keys import Clock, RandomBytes
 from service.keys.admin import KeyAdmin
 from service.keys.encoding import to_jwk_set
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("guest_sessions.app")
 
 KEYS: web.AppKey[KeyManager] = web.AppKey("keys", KeyManager)
-WATCH: web.AppKey[LoopWatch] = web.AppKey("watch", LoopWatch)
+LOOP_LAG: web.AppKey[LoopLag] = web.AppKey("loop_lag", LoopLag)
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -155,32 +156,33 @@ def make_app(
     """
     shared = shared or Shared.by(1)
     keys = keys or make_keys(settings, clock=clock)
-    watch = LoopWatch(steady_clock=time.monotonic)
-    metrics = Metrics(lambda: _gauges(keys.status(), watch), board=shared.board, row=row)
+    loop_lag = LoopLag(steady_clock=time.monotonic)
+    metrics = Metrics(lambda: _gauges(keys.status(), loop_lag), board=shared.board, row=row)
     tokens = TokenService(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
     cookie = GuestCookie(settings.cookie)
     access = ApiKeyAuth(settings.access, clock=clock)
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
-    api = Api(
+    api = ApiHandlers(
         tokens=tokens,
         merges=MergeService(tokens),
-        keys=keys,
-        gateway=ForwardAuth(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
-        cookie=cookie,
-        access=access,
-        metrics=metrics,
         merge_policies=settings.merge_policies,
+        forward_auth=ForwardAuth(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
+        cookie=cookie,
+        clock=clock,
+        observe=metrics.token,
+    )
+    ops = OpsHandlers(
+        keys=keys,
+        metrics=metrics,
         issuer=settings.tokens.issuers[0],
         introspection_auth="Bearer" if access.asks_for_a_key else "none",
         jwks_max_age_s=settings.keys.jwks_max_age_s,
-        clock=clock,
-        aside=OffloadThread(),
-        body_timeout_s=body_timeout_s,
     )
+    routing = Routing(auth=access, bodies=BodyReader(timeout_s=body_timeout_s), metrics=metrics)
     app = web.Application(client_max_size=settings.max_body_bytes)
     app[KEYS] = keys
-    app.add_routes(api.routes())
-    app[WATCH] = watch
+    app.add_routes([*api.routes(routing), *ops.routes(routing)])
+    app[LOOP_LAG] = loop_lag
     app.cleanup_ctx.append(_work_aside)
     return app
 
@@ -196,7 +198,7 @@ async def _work_aside(app: web.Application) -> AsyncIterator[None]:
     """What goes on beside the requests, until the application ends."""
     keys = app[KEYS]
     await keys.start()
-    tasks = [asyncio.create_task(work) for work in (keys.run(), app[WATCH].run())]
+    tasks = [asyncio.create_task(work) for work in (keys.run(), app[LOOP_LAG].run())]
     for task in tasks:
         task.add_done_callback(_tell_early_end)
     try:
@@ -214,7 +216,7 @@ def _tell_early_end(task: asyncio.Task[None]) -> None:
         logger.critical("work beside the requests has ended: restart this process", exc_info=task.exception())
 
 
-def _gauges(status: KeysStatus, watch: LoopWatch) -> dict[str, float]:
+def _gauges(status: KeysStatus, loop_lag: LoopLag) -> dict[str, float]:
     return {
         "ready": status.ready,
         "keyring_revision": status.revision,
@@ -223,7 +225,7 @@ def _gauges(status: KeysStatus, watch: LoopWatch) -> dict[str, float]:
         "keyring_refused": sum(status.counts.get(refusal.code, 0) for refusal in REFUSALS),
         "keyring_put_back": status.counts.get("put_back", 0),
         "redis_ok": status.redis == "ok",
-        "event_loop_lag_seconds": watch.lag_s,
-        "event_loop_longest_lag_seconds": watch.longest_s,
+        "event_loop_lag_seconds": loop_lag.last_s,
+        "event_loop_longest_lag_seconds": loop_lag.longest_s,
         **{f"keys_{state}": number for state, number in status.keys.items()},
     }

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from service.app import KEYS, make_app, make_runner
 from service.config import Settings
-from service.http.handlers import BODY_TIMEOUT_S
 from service.http.protocol import HEAD_TIMEOUT_S
+from service.http.request import BODY_TIMEOUT_S
 from tests.doubles import HandClock
 from tests.log_sieve import keep_out_ring, keep_out_settings
 from tests.openapi import check_answer

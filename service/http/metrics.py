@@ -1,10 +1,12 @@
-"""What Prometheus reads: requests by route and status, tokens by what was done with them, and the keys' health.
+"""The Prometheus metrics: requests by route and status, tokens by event, the keys' health, the event loop's lag.
 
 Counting must cost next to nothing: a counter is one number in a row of memory. Workers of one service share that
-memory, each writes its own row, and whichever is asked adds the rows up; a worker that takes a dead one's place goes on
-with its row, so that no counter ever goes back.
+memory, each writes its own row, and the one that is scraped adds the rows up; a worker that replaces a dead one
+continues its row, so that no counter ever goes back.
 """
 
+import asyncio
+import logging
 import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -17,34 +19,52 @@ from prometheus_client.registry import Collector
 
 from service.errors import Reason
 from service.http.problems import PROBLEMS
+from service.keys import Clock
+
+logger = logging.getLogger("guest_sessions.metrics")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-_BOUNDS: Final = (*map(str, _BUCKETS_S), "+Inf")
-_STATUSES: Final = tuple(sorted({200, 201, 304, *(status for status, _ in PROBLEMS.values())}))
-_EVENTS: Final = ("issued", "refreshed", "verified", "merged", "minted")
-_REASONS: Final[tuple[str, ...]] = get_args(Reason)
-_CELL_BYTES: Final = 8
+BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+MAX_ROUTES: Final = 32
+LOOP_CHECK_S: Final = 0.25
+"""How often the event loop's lag is measured: often enough to catch most delays that a person would feel."""
+LOGGED_LAG_S: Final = 1.0
+"""From which lag on a warning is logged."""
 
 GAUGES: Final = {
     "ready": "1 where there is a key to sign with",
     "keyring_revision": "The keyring's revision",
-    "keyring_age_seconds": "Time since the keyring was last found so at its source; -1 for never",
+    "keyring_age_seconds": "Time since the keyring was last confirmed at its source; -1 for never",
     "keyring_file_ok": "1 where the keyring's file can be read",
     "keyring_refused": "How often since the start a keyring was not taken",
     "keyring_put_back": "How often since the start the keyring was put into Redis",
-    "redis_ok": "1 where Redis answers",
+    "redis_ok": "1 where Redis responds",
     "event_loop_lag_seconds": "How late the event loop last came round",
     "event_loop_longest_lag_seconds": "How late it came round at most since the start",
-    "keys_next": "KeyManager that will sign",
-    "keys_active": "KeyManager that sign",
-    "keys_retired": "KeyManager that verify and no longer sign",
-    "keys_revoked": "KeyManager whose tokens are refused",
+    "keys_next": "Keys that will sign",
+    "keys_active": "Keys that sign",
+    "keys_retired": "Keys that verify and no longer sign",
+    "keys_revoked": "Keys whose tokens are refused",
 }
-"""Every gauge, without the project's prefix, and what it tells. A process tells its own, not those of other workers."""
+"""Every gauge, without the project's prefix, and its help text. A process reports its own, not other workers'."""
 
 Gauges = Callable[[], dict[str, float]]
-"""The values of `GAUGES` now."""
+"""Returns the current values of `GAUGES`."""
+
+_CELL_BYTES: Final = 8
+_EVENTS: Final = ("issued", "refreshed", "verified", "merged", "minted")
+_REASONS: Final[tuple[str, ...]] = get_args(Reason)
+_BOUNDS: Final = (*map(str, BUCKETS_S), "+Inf")
+_STATUSES: Final = tuple(sorted({200, 201, 304, *(status for status, _ in PROBLEMS.values())}))
+# A row holds a block of cells for each route (responses by status, then by duration, then the durations' sum), then the
+# cells of the events.
+_STATUS_COLUMNS: Final = {status: column for column, status in enumerate(_STATUSES)}
+_FIRST_BUCKET: Final = len(_STATUSES)
+_SUM: Final = _FIRST_BUCKET + len(_BOUNDS)
+_BLOCK: Final = _SUM + 1
+_EVENT_COLUMNS: Final = {event: MAX_ROUTES * _BLOCK + column for column, event in enumerate((*_EVENTS, *_REASONS))}
+COLUMNS: Final = MAX_ROUTES * _BLOCK + len(_EVENT_COLUMNS)
+"""How many cells a row of `SharedCounters` has for `Metrics`."""
 
 
 class SharedCounters:
@@ -64,73 +84,66 @@ class SharedCounters:
 
 
 class RouteMeter:
-    """Counts one route's answers in its block of a row: statuses, then the time's buckets, then its sum."""
+    """Counts one route's responses in its block of a row."""
 
     def __init__(self, cells: "memoryview[float]") -> None:
         self._cells = cells
 
-    def answered(self, status: int, *, seconds: float) -> None:
-        """Counts an answer."""
+    def observe(self, status: int, *, seconds: float) -> None:
+        """Counts a response that took `seconds`."""
         cells = self._cells
         cells[_STATUS_COLUMNS[status]] += 1
-        cells[_FIRST_BUCKET + bisect_left(_BUCKETS_S, seconds)] += 1
+        cells[_FIRST_BUCKET + bisect_left(BUCKETS_S, seconds)] += 1
         cells[_SUM] += seconds
 
 
-_STATUS_COLUMNS: Final = {status: column for column, status in enumerate(_STATUSES)}
-_FIRST_BUCKET: Final = len(_STATUSES)
-_SUM: Final = _FIRST_BUCKET + len(_BOUNDS)
-_BLOCK: Final = _SUM + 1
-_MAX_ROUTES: Final = 32
-_EVENT_COLUMNS: Final = {event: _MAX_ROUTES * _BLOCK + column for column, event in enumerate((*_EVENTS, *_REASONS))}
-COLUMNS: Final = _MAX_ROUTES * _BLOCK + len(_EVENT_COLUMNS)
-"""Of the board that `Metrics` counts on."""
-
-
-class Metrics:
-    """What one worker counts, and what all of them have counted."""
+class Metrics(Collector):
+    """The counts of one worker, and the sums of all workers."""
 
     def __init__(self, gauges: Gauges, *, board: SharedCounters | None = None, row: int = 0) -> None:
-        """`gauges` are those of the process that is asked; `row` is this worker's own on the board of all."""
+        """`gauges` are those of the process that is scraped; `row` is this worker's own on the board of all."""
+        self._gauges = gauges
         self._board = board or SharedCounters(columns=COLUMNS, rows=1)
         self._cells = self._board.row(row)
         self._routes: list[str] = []
         self._registry = CollectorRegistry()
-        self._registry.register(_Reader(self, gauges))
+        self._registry.register(self)
 
     def meter(self, route: str) -> RouteMeter:
-        """What counts the answers of a route. Every worker asks for its routes in the same order."""
+        """The counter of a route's responses. Every worker asks for its routes in the same order."""
         if route not in self._routes:
-            if len(self._routes) == _MAX_ROUTES:
-                raise ValueError(f"the board has room for {_MAX_ROUTES} routes")
+            if len(self._routes) == MAX_ROUTES:
+                raise ValueError(f"the board has room for {MAX_ROUTES} routes")
             self._routes.append(route)
         start = self._routes.index(route) * _BLOCK
         return RouteMeter(self._cells[start : start + _BLOCK])
 
     def token(self, event: str) -> None:
-        """Counts a token: `issued`, `refreshed`, `verified`, `merged`, `minted`, or refused for the reason given."""
+        """Counts a token: `issued`, `refreshed`, `verified`, `merged`, `minted`, or the reason why it was refused."""
         self._cells[_EVENT_COLUMNS[event]] += 1
 
     def text(self) -> bytes:
-        """The exposition format, version 0.0.4."""
+        """The metrics in the exposition format, version 0.0.4."""
         return generate_latest(self._registry)
 
-    def families(self) -> Iterable[Metric]:
-        """What has been counted by all workers together."""
+    def collect(self) -> Iterable[Metric]:
+        """The sums of all workers, and this process's gauges."""
         totals = self._board.totals()
         requests = CounterMetricFamily("guest_sessions_requests", "Requests answered", labels=("route", "status"))
         seconds = HistogramMetricFamily("guest_sessions_request_seconds", "Time to answer", labels=("route",))
         for number, route in enumerate(self._routes):
             block = totals[number * _BLOCK : (number + 1) * _BLOCK]
-            for status, answers in zip(_STATUSES, block, strict=False):
-                if answers:
-                    requests.add_metric((route, str(status)), answers)
+            for status, responses in zip(_STATUSES, block, strict=False):
+                if responses:
+                    requests.add_metric((route, str(status)), responses)
             buckets = list(accumulate(block[_FIRST_BUCKET:_SUM]))
             if buckets[-1]:
                 seconds.add_metric((route,), list(zip(_BOUNDS, buckets, strict=True)), block[_SUM])
         yield from (requests, seconds)
-        yield _counter("tokens", "Guest tokens, by what was done with them", "event", _EVENTS, totals)
+        yield _counter("tokens", "Guest tokens by event", "event", _EVENTS, totals)
         yield _counter("tokens_refused", "Guest tokens refused, by reason", "reason", _REASONS, totals)
+        for name, value in self._gauges().items():
+            yield GaugeMetricFamily(f"guest_sessions_{name}", GAUGES[name], value=value)
 
 
 def _counter(name: str, about: str, label: str, values: Sequence[str], totals: Sequence[float]) -> Metric:
@@ -141,14 +154,24 @@ def _counter(name: str, about: str, label: str, values: Sequence[str], totals: S
     return family
 
 
-class _Reader(Collector):
-    """Asks for the values when they are read, so that nothing has to keep them up to date."""
+class LoopLag:
+    """Measures how late the event loop comes round; every request of the process waits as long.
 
-    def __init__(self, metrics: Metrics, gauges: Gauges) -> None:
-        self._metrics = metrics
-        self._gauges = gauges
+    Does not know what blocks it. `steady_clock` never goes back.
+    """
 
-    def collect(self) -> Iterable[Metric]:
-        yield from self._metrics.families()
-        for name, value in self._gauges().items():
-            yield GaugeMetricFamily(f"guest_sessions_{name}", GAUGES[name], value=value)
+    def __init__(self, *, steady_clock: Clock, check_every_s: float = LOOP_CHECK_S) -> None:
+        self._clock = steady_clock
+        self._check_every_s = check_every_s
+        self.last_s = 0.0
+        self.longest_s = 0.0
+
+    async def run(self) -> None:
+        """Measures until cancelled."""
+        while True:
+            started_s = self._clock()
+            await asyncio.sleep(self._check_every_s)
+            self.last_s = max(0.0, self._clock() - started_s - self._check_every_s)
+            self.longest_s = max(self.longest_s, self.last_s)
+            if self.last_s >= LOGGED_LAG_S:
+                logger.warning("the event loop was blocked", extra={"seconds": round(self.last_s, 3)})

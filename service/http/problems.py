@@ -1,7 +1,7 @@
-"""The one table from an error to its answer: RFC 9457 problem documents.
+"""The one table from an error to its response: RFC 9457 problem documents.
 
-An error that a request can meet has a row here; anything else is a bug: logged with its request id, answered as a
-plain 500.
+Every error that a request can cause has a row here. Any other exception is a bug: it is logged with its request id, and
+the response is a plain 500.
 """
 
 import logging
@@ -45,7 +45,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class HttpProblem(GuestSessionsError):
-    """A failure that only HTTP knows: its `code` stands in `PROBLEMS`, `headers` go out with it."""
+    """A failure that only HTTP knows: its `code` is in `PROBLEMS`, `headers` are sent with it."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class HttpProblem(GuestSessionsError):
 
 
 def problem_response(error: GuestSessionsError, *, request_id: str) -> Response:
-    """The answer to a request that failed with `error`."""
+    """The response to a request that failed with `error`."""
     status, title = PROBLEMS[error.code]
     document = {
         "type": f"urn:guest-sessions:problem:{error.code}",
@@ -89,12 +89,12 @@ def problem_response(error: GuestSessionsError, *, request_id: str) -> Response:
 
 
 def failure_response(error: Exception, request: web.BaseRequest) -> Response:
-    """The answer to a request that failed with whatever `error`: expected, of aiohttp's own, or a bug."""
+    """The response to a request that failed with any exception: an expected one, one of aiohttp's, or a bug."""
     request_id = request_id_of(request)
     if isinstance(error, web.HTTPException):
         error = _from_aiohttp(error)
     if not isinstance(error, GuestSessionsError):
-        # The last line of defence: what nobody expected tells the caller nothing, and the operator everything.
+        # The last line of defence: the caller learns nothing, the operator everything.
         logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.path})
         error = HttpProblem("internal_error", "The failure was logged under this request id.")
     return problem_response(error, request_id=request_id)
@@ -111,5 +111,5 @@ def _from_aiohttp(error: web.HTTPException) -> GuestSessionsError:
         allowed = ", ".join(sorted(error.allowed_methods))
         return HttpProblem("method_not_allowed", f"Allowed here: {allowed}.", headers={"Allow": allowed})
     if isinstance(error, web.HTTPNotFound):
-        return HttpProblem("not_found", "There is no such resource; /docs shows what there is.")
+        return HttpProblem("not_found", "There is no such resource; /docs lists all of them.")
     return HttpProblem("malformed_request", "The request is malformed.")

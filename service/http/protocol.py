@@ -1,7 +1,15 @@
-"""The client connections: aiohttp's server, with a bound on a request's head and our own answers to what it refuses.
+"""The client connections: aiohttp's server with bounds on time and size, and our own responses to what it refuses.
 
 aiohttp by itself waits 75 s for the rest of a head, lets one grow to megabytes, logs a malformed header line whole (an
-API key in it included), echoes it, names its version, and when told to end drops the rest of a body that is under way.
+API key in it included), echoes it, names its version, and at shutdown drops the rest of a body that is under way. Most
+of this has no public switch, so this module, and no other, uses private attributes of aiohttp, pinned in pyproject.toml
+to the minor version that the tests passed with:
+
+- `Server._kwargs`, `Server._loop`: the options of the server that the application made, for our own connections.
+- `RequestHandler._request_count`, `_waiter`: whether a request is under way, or its head may still be incomplete.
+- `RequestHandler._task_handler`: the task that ends with the last response of a connection.
+- `RequestHandler._close`, `_reading_paused`, `_loop`: to call the parent's method only where it has something to do.
+
 Knows no route, only that most have a path without parameters.
 """
 
@@ -18,25 +26,25 @@ from aiohttp.http_exceptions import HttpProcessingError
 from service.errors import GuestSessionsError
 from service.http.problems import HttpProblem, failure_response, problem_response
 
-logger = logging.getLogger("guest_sessions.connections")
+logger = logging.getLogger("guest_sessions.protocol")
 
 HEAD_TIMEOUT_S: Final = 5.0
 """For a request's head, from its first byte on: as long as for a body."""
 MAX_LINE_BYTES: Final = 32_768
-"""For one line of the head: twice what a request's headers may come to, so that a full cookie jar is no error."""
+"""For one line of the head: twice the size that a request's headers usually reach, so that a full cookie jar fits."""
 MAX_HEAD_BYTES: Final = 2 * MAX_LINE_BYTES
 """For all lines together; aiohttp alone would keep 128 of the longest, 4 MiB, for each connection."""
 KEEPALIVE_S: Final = 75.0
 """Longer than the gateways keep an idle connection (60 s mostly), so that none is closed under a request."""
 LINGERING_S: Final = 2.0
-"""For the rest of a body that was refused unread, so that its sender sees the answer and no reset connection."""
+"""For the rest of a body that was refused unread, so that its sender sees the response and no reset connection."""
 SHUTDOWN_S: Final = 10.0
-"""For requests under way when the service is told to end: twice what a body may take."""
+"""For requests under way at shutdown: twice what a body may take."""
 CUT_OFF_S: Final = 1.0
-"""For what is still there after that."""
+"""For requests that are still there after that."""
 WRITE_TIMEOUT_S: Final = 30.0
-"""For a client to take the answers that wait for it: what lies in memory for it must not lie there for good. Enough for
-the largest asset of `/docs` at 60 KB a second."""
+"""For a client to read the responses that wait for it, as they must not stay in memory for good. Enough for the
+largest asset of `/docs` at 60 KB a second."""
 
 _Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
@@ -69,13 +77,13 @@ class Runner(web.AppRunner):
         self._timeouts = _Timeouts(head_s=head_timeout_s, write_s=write_timeout_s)
 
     def drain(self) -> None:
-        """From now on each answer is its connection's last, and says so: a gateway sends the next request elsewhere."""
+        """From now on each response is its connection's last, and says so: gateways send the next request elsewhere."""
         assert isinstance(self.server, _Server)  # noqa: S101 - for the types: made by `_make_server`
         self.server.draining = True
 
     async def shutdown(self) -> None:
-        """Idle connections are closed by now; requests in flight may still come in, and are answered."""
-        assert self.server is not None  # noqa: S101 - for the types: it is there until the clean-up's end
+        """Waits for the requests under way, whose bodies may still arrive. Idle connections are closed by now."""
+        assert self.server is not None  # noqa: S101 - for the types: it exists until the end of the clean-up
         last = [
             task for each in self.server.connections if isinstance(each, _Connection) and (task := each.last_request)
         ]
@@ -85,14 +93,14 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made, handler=_straight(self.app, made.request_handler), timeouts=self._timeouts)
+        return _Server(made, handler=_dispatcher(self.app, made.request_handler), timeouts=self._timeouts)
 
 
 class _Server(web.Server):
     """Makes our connections where aiohttp's server would make its own."""
 
     def __init__(self, made: web.Server, *, handler: _Handler, timeouts: _Timeouts) -> None:
-        super().__init__(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - what the application set
+        super().__init__(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - see the module
         self._timeouts = timeouts
         self.draining = False
 
@@ -100,38 +108,39 @@ class _Server(web.Server):
         return _Connection(self, timeouts=self._timeouts, loop=self._loop, **self._kwargs)
 
 
-def _straight(app: web.Application, resolve: _Handler) -> _Handler:
-    """Straight to the handler of a path without parameters; all else through aiohttp's router, which takes its time.
+def _dispatcher(app: web.Application, resolve: _Handler) -> _Handler:
+    """Calls the handler of a path without parameters directly; all other requests go through aiohttp's router.
 
-    What goes straight passes no middleware and no signal, and its request knows no application: none may hang on one.
+    A request that is dispatched directly passes no middleware and no signal and knows no application, so the
+    application must have none.
     """
     if app.middlewares or app.on_response_prepare:
-        raise ValueError("middlewares and signals are not served here")
-    plain = {
+        raise ValueError("middlewares and signals are not supported here")
+    direct = {
         (route.method, resource.canonical): route.handler
         for resource in app.router.resources()
         if isinstance(resource, web.PlainResource)
         for route in resource
     }
 
-    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+    def dispatch(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         path = request.raw_path.partition("?")[0]
-        handler = plain.get((request.method, path)) or plain.get((hdrs.METH_ANY, path))
+        handler = direct.get((request.method, path)) or direct.get((hdrs.METH_ANY, path))
         if handler is None or hdrs.EXPECT in request.headers:
             return resolve(request)
         return handler(request)  # type: ignore[arg-type]  # no view classes are routed here
 
-    return handle
+    return dispatch
 
 
 class _Connection(web.RequestHandler):
-    """One client's connection. A head is under way while bytes have come and no request waits or runs.
+    """One client's connection. A head is under way while bytes have arrived and no request waits or runs.
 
     Bytes may arrive before aiohttp has begun to wait for a request: then it has counted none yet.
     """
 
     __slots__ = (
-        "_answered_requests",
+        "_finished_requests",
         "_head_bytes",
         "_head_timer",
         "_last_request",
@@ -144,7 +153,7 @@ class _Connection(web.RequestHandler):
         super().__init__(manager, **options)
         self._server = manager
         self._timeouts = timeouts
-        self._answered_requests = 0
+        self._finished_requests = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_request = False
@@ -152,16 +161,23 @@ class _Connection(web.RequestHandler):
 
     @property
     def last_request(self) -> "asyncio.Task[None] | None":
-        """What ends with the answer to the request that was under way when no further one was to be taken."""
+        """The task that ends with the response to the request under way; None unless `close` waits for that."""
         return self._task_handler if self._last_request else None
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
+        """Bounds the size and the time of a head that is under way."""
         super().data_received(data)
-        if self._awaits_request():
-            self._go_on_with_head(len(data))
-        elif self._head_timer is not None:
-            self._end_head()
+        if not self._awaits_request():
+            if self._head_timer is not None:
+                self._end_head()
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HttpProblem("malformed_request", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."))
+        elif self._head_timer is None:
+            detail = f"The request's head did not arrive within {self._timeouts.head_s:g} s."
+            problem = HttpProblem("request_timeout", detail)
+            self._head_timer = self._loop.call_later(self._timeouts.head_s, self._refuse, problem)
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own signature
         """Called for each body that was read; where nothing is paused there is nothing to resume."""
@@ -169,28 +185,28 @@ class _Connection(web.RequestHandler):
             super().resume_reading(resume_parser)
 
     def pause_writing(self) -> None:
-        """Called when more waits for the client than the transport wants to hold."""
+        """Called when more waits for the client than the transport should hold."""
         super().pause_writing()
         if self.transport is not None:
             self._write_timer = self._loop.call_later(self._timeouts.write_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has taken nearly all."""
+        """Called when the client has read nearly everything."""
         self._end_write_timer()
         super().resume_writing()
 
     def close(self) -> None:
-        """Takes no further request. aiohttp would drop what is still to come of the one under way, too.
+        """Accepts no further request. aiohttp would also drop what has yet to arrive of the one under way.
 
-        It also calls this itself, once it has waited for the rest of a body that was answered unread.
+        It also calls this itself, once it has waited for the rest of a body that was refused unread.
         """
-        if self._awaits_request() or self._close or self._answered_requests == self._request_count:
+        if self._awaits_request() or self._close or self._finished_requests == self._request_count:
             super().close()
         else:
             self._last_request = True
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has gone, or was sent away."""
+        """Called when the connection is closed, by either side."""
         self._end_head()
         self._end_write_timer()
         super().connection_lost(exc)
@@ -198,14 +214,15 @@ class _Connection(web.RequestHandler):
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
-        """Sends an answer; those that aiohttp itself gives (404, 405, 417) become problems of ours."""
+        """Sends a response; aiohttp's own (404, 405, 417) become problem documents."""
         if resp.status >= HTTPStatus.BAD_REQUEST and isinstance(resp, web.HTTPException):
             resp = failure_response(resp, request)
-        self._answered_requests = self._request_count
-        # A body that was given up may come yet: it must not be taken for a request (RFC 9110, section 15.5.9).
+        self._finished_requests = self._request_count
+        # The rest of a body that was given up may still arrive: it must not be parsed as a request (RFC 9110,
+        # section 15.5.9).
         if resp.status == HTTPStatus.REQUEST_TIMEOUT:
             resp.force_close()
-        # A length of 2^64 - 1 is read as none: what follows would be taken for requests that no gateway has seen.
+        # aiohttp reads a length of 2^64 - 1 as none: the body would be parsed as requests that no gateway has seen.
         if self._last_request or self._server.draining or (not request.body_exists and request.content_length):
             resp.force_close()
         return super().finish_response(request, resp, start_time)
@@ -217,14 +234,14 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what aiohttp's parser refused, or to a failure outside of any handler."""
+        """The response to what aiohttp's parser refused, or to a failure outside of any handler."""
         if isinstance(exc, ConnectionError) or request.writer.output_size:
-            raise ConnectionError("there is nobody to answer, or the answer is half sent")
+            raise ConnectionError("the client has disconnected, or a part of the response is sent")
         error: Exception = RuntimeError(message or HTTPStatus(status).phrase)
         if isinstance(exc, HttpProcessingError):
-            # Its message repeats what was sent, so that neither the log nor the answer may have it.
+            # Its message repeats the request, so neither the log nor the response may contain it.
             logger.debug("malformed request", extra={"peer": request.remote, "fault": type(exc).__name__})
-            error = HttpProblem("malformed_request", "This is no HTTP/1.1 request that this service takes.")
+            error = HttpProblem("malformed_request", "This is not an HTTP/1.1 request that this service accepts.")
         elif isinstance(exc, Exception):
             error = exc
         response = failure_response(error, request)
@@ -233,15 +250,6 @@ class _Connection(web.RequestHandler):
 
     def _awaits_request(self) -> bool:
         return self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
-
-    def _go_on_with_head(self, further_bytes: int) -> None:
-        self._head_bytes += further_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(HttpProblem("malformed_request", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."))
-        elif self._head_timer is None:
-            detail = f"The request's head did not come within {self._timeouts.head_s:g} s."
-            problem = HttpProblem("request_timeout", detail)
-            self._head_timer = self._loop.call_later(self._timeouts.head_s, self._refuse, problem)
 
     def _end_head(self) -> None:
         self._head_bytes = 0
@@ -255,7 +263,7 @@ class _Connection(web.RequestHandler):
             self._write_timer = None
 
     def _refuse(self, problem: GuestSessionsError) -> None:
-        """Answers before there is a request, and closes."""
+        """Responds before there is a request, and closes the connection."""
         if self.transport is not None:
             self.transport.write(problem_response(problem, request_id=secrets.token_hex(16)).encode())
         self.force_close()

@@ -1,7 +1,7 @@
-"""The shapes of requests and answers, and the one strict door for JSON that comes in.
+"""The shapes of requests and responses, and the one strict decoder of JSON requests.
 
-Refused here: what is not UTF-8 or not JSON (RFC 8259), what I-JSON warns of (RFC 7493: duplicate members, lone
-surrogates, numbers that do not survive), deep nesting, unknown members and wrong types. Knows nothing of the network.
+It refuses what is not UTF-8 or not JSON (RFC 8259), what I-JSON warns of (RFC 7493: duplicate members, lone surrogates,
+numbers that not every reader can hold), deep nesting, unknown members and wrong types. Knows nothing of the network.
 """
 
 import json
@@ -28,16 +28,18 @@ Audience = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[str, Me
 Ttl = Annotated[int, Meta(ge=1)]
 MAX_FORM_MEMBERS: Final = 100
 MAX_REPORT_BYTES: Final = 1_048_576
-"""What the values in a merge's conflicts come to at most: each shows the session's, which may be one long list."""
+"""For all values in a merge's conflicts: each conflict shows the session's, which may be one long list."""
+
+_TOO_DEEP: Final = f"nests over {MAX_DEPTH} levels"
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A request's body. `MAY_BE_NO_TEXT` names a member whose strings may hold lone surrogates.
+    """A request's body. `SURROGATES_IN` names a list whose strings may contain lone surrogates.
 
-    `HOLDS_JSON` tells whether a member may be any JSON, and so of any depth and with any numbers.
+    `HOLDS_JSON` is whether a member may be any JSON, and so of any depth and with any numbers.
     """
 
-    MAY_BE_NO_TEXT: ClassVar[str | None] = None
+    SURROGATES_IN: ClassVar[str | None] = None
     HOLDS_JSON: ClassVar[bool] = True
 
 
@@ -63,7 +65,7 @@ class RefreshRequest(Request, frozen=True):
     cookie: bool = False
 
     def patch(self) -> PayloadPatch | None:
-        """What is to be done to the payload; None to sign again as it is.
+        """The change to make to the payload; None to sign it again unchanged.
 
         Raises:
             InvalidRequest: more than one way was given.
@@ -91,9 +93,9 @@ class VerifyRequest(Request, frozen=True):
 
 
 class MergeRequest(Request, frozen=True):
-    """`POST /v1/merge`. A token that is not even text is a bad token, and a bad token never blocks a login."""
+    """`POST /v1/merge`. A token that is not even Unicode text is a bad token, and a bad token never blocks a login."""
 
-    MAY_BE_NO_TEXT: ClassVar[str | None] = "tokens"
+    SURROGATES_IN: ClassVar[str | None] = "tokens"
 
     tokens: Annotated[list[str | None], Meta(max_length=32)]
     session: dict[str, Any] = {}
@@ -105,16 +107,16 @@ class MergeRequest(Request, frozen=True):
 
 
 def decode(raw: bytes, shape: type[T]) -> T:
-    """A body as `shape`; an empty one is `{}`.
+    """Decodes a body as `shape`; an empty one is `{}`.
 
     Raises:
-        MalformedRequest: it is not the JSON that this service takes.
+        MalformedRequest: it is not JSON as this service accepts it.
         InvalidRequest: it is, but of another shape.
     """
     quickly = _decode_quickly(raw, shape)
     if quickly is not None:
         return quickly
-    value = _decode_json(raw or b"{}", spared=shape.MAY_BE_NO_TEXT)
+    value = _decode_json(raw or b"{}", surrogates_in=shape.SURROGATES_IN)
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
@@ -150,23 +152,23 @@ _DECODERS: Final[Mapping[type[Request], msgspec.json.Decoder[Any]]] = {
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
-    """A JSON object through the same door as a request.
+    """Decodes a JSON object as strictly as a request.
 
     Raises:
-        MalformedRequest: it is not the JSON that this service takes.
-        InvalidRequest: it is no object.
+        MalformedRequest: it is not JSON as this service accepts it.
+        InvalidRequest: it is not an object.
     """
-    value = _decode_json(raw, spared=None)
+    value = _decode_json(raw, surrogates_in=None)
     if not isinstance(value, dict):
-        raise InvalidRequest("This is JSON, but no object.")
+        raise InvalidRequest("This is JSON, but not an object.")
     return value
 
 
 def decode_form(raw: bytes) -> str:
-    """The `token` of a form (RFC 7662, section 2.1); what else is in it is ignored (RFC 6749, section 3.2).
+    """The `token` of a form (RFC 7662, section 2.1); other parameters are ignored (RFC 6749, section 3.2).
 
     Raises:
-        MalformedRequest: it is not UTF-8, or no form.
+        MalformedRequest: it is not a form in UTF-8.
         InvalidRequest: `token` is missing, or there twice.
     """
     try:
@@ -182,54 +184,54 @@ def decode_form(raw: bytes) -> str:
 
 
 def audience_list(audience: str | list[str] | UnsetType) -> tuple[str, ...]:
-    """One audience or several, as several."""
+    """The audiences of a request, which may be one string, a list or absent."""
     if audience is UNSET:
         return ()
     return (audience,) if isinstance(audience, str) else tuple(audience)
 
 
 def token_object(token: SignedToken, *, cookie_bytes_left: int) -> dict[str, Any]:
-    """A new token, as `issue`, `refresh-payload` and a merge's `next` answer it."""
-    made = token.claims
+    """The token object of a new token: the response of `issue` and `refresh-payload`, and a merge's `next`."""
+    claims = token.claims
     return {
         "token": token.raw_token,
-        "subject": made.subject,
-        "version": made.version,
-        "token_id": made.token_id,
+        "subject": claims.subject,
+        "version": claims.version,
+        "token_id": claims.token_id,
         "key_id": token.key_id,
-        "issued_at": made.issued_at_s,
-        "first_issued_at": made.first_issued_at_s,
-        "expires_at": made.expires_at_s,
-        "expires_in": made.lifetime_s,
-        "payload": made.payload,
+        "issued_at": claims.issued_at_s,
+        "first_issued_at": claims.first_issued_at_s,
+        "expires_at": claims.expires_at_s,
+        "expires_in": claims.lifetime_s,
+        "payload": claims.payload,
         "bytes": len(token.raw_token),
         "cookie_bytes_left": cookie_bytes_left,
     }
 
 
 def verified_object(token: VerifiedToken, *, expires_in_s: int, cookie_bytes_left: int) -> dict[str, Any]:
-    """A good token, as `verify` answers it."""
-    found = token.claims
+    """The response of `verify` for a good token."""
+    claims = token.claims
     return {
         "active": True,
-        "subject": found.subject,
-        "version": found.version,
-        "token_id": found.token_id,
+        "subject": claims.subject,
+        "version": claims.version,
+        "token_id": claims.token_id,
         "key_id": token.key.kid,
-        "issued_at": found.issued_at_s,
-        "first_issued_at": found.first_issued_at_s,
-        "expires_at": found.expires_at_s,
+        "issued_at": claims.issued_at_s,
+        "first_issued_at": claims.first_issued_at_s,
+        "expires_at": claims.expires_at_s,
         "expires_in": expires_in_s,
-        "payload": found.payload,
+        "payload": claims.payload,
         "bytes": token.size_bytes,
         "cookie_bytes_left": cookie_bytes_left,
-        "claims": found.extra_claims,
+        "claims": claims.extra_claims,
         "refresh_due": token.refresh_due,
     }
 
 
 def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[str, Any]:
-    """What a merge did."""
+    """The response of `merge`."""
     result = merged.result
     return {
         "payload": result.payload,
@@ -239,13 +241,13 @@ def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[st
             {"index": each.index, "reason": each.reason, **({} if each.subject is None else {"subject": each.subject})}
             for each in merged.skipped
         ],
-        "conflicts": list(_told(result.conflicts)),
+        "conflicts": list(_conflict_objects(result.conflicts)),
         "next": next_object,
     }
 
 
-def _told(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]:
-    """The conflicts with the values of as many as there is room for; the others are told without."""
+def _conflict_objects(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]:
+    """The conflicts, with their values up to `MAX_REPORT_BYTES`; a conflict whose values exceed it has none."""
     bytes_left = MAX_REPORT_BYTES
     encoded: dict[int, bytes] = {}  # by identity: one value of the session may stand in hundreds of conflicts
     for each in conflicts:
@@ -261,7 +263,7 @@ def _told(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]:
         yield {"path": each.path, **shown, "kept": each.kept, "rule": each.rule, "subject": each.subject}
 
 
-def _decode_json(raw: bytes, *, spared: str | None) -> Any:
+def _decode_json(raw: bytes, *, surrogates_in: str | None) -> Any:
     try:
         text = raw.decode("utf-8")
         value = parse_json(text)
@@ -276,17 +278,14 @@ def _decode_json(raw: bytes, *, spared: str | None) -> Any:
     if depth(value) > MAX_DEPTH:
         raise _malformed(_TOO_DEEP)
     if "\\u" in text:
-        _require_text(value, spared=spared)
+        _require_text(value, surrogates_in=surrogates_in)
     return value
 
 
-_TOO_DEEP: Final = f"nests over {MAX_DEPTH} levels"
-
-
-def _require_text(value: Any, *, spared: str | None) -> None:
-    """Refuses lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot carry; the list `spared` may have some."""
-    if isinstance(value, dict) and isinstance(value.get(spared), list):
-        value = {name: member for name, member in value.items() if name != spared}
+def _require_text(value: Any, *, surrogates_in: str | None) -> None:
+    """Refuses lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot encode, but in the list `surrogates_in`."""
+    if isinstance(value, dict) and isinstance(value.get(surrogates_in), list):
+        value = {name: member for name, member in value.items() if name != surrogates_in}
     try:
         msgspec.json.encode(value)
     except UnicodeEncodeError as error:
@@ -294,11 +293,11 @@ def _require_text(value: Any, *, spared: str | None) -> None:
 
 
 def _malformed(message: str) -> MalformedRequest:
-    return MalformedRequest("The body is not the JSON that this service takes.", [Fault("", message)])
+    return MalformedRequest("The body is not JSON as this service accepts it.", [Fault("", message)])
 
 
 def _fault_of(error: msgspec.ValidationError) -> Fault:
-    """The fault that msgspec tells of, at the member that is missing or unknown where it is one of these."""
+    """The fault that msgspec reports, with the path of a missing or unknown member itself."""
     message, _, path = str(error).partition(" - at `$")
     named = re.fullmatch(r"Object (?:missing required|contains unknown) field `(.*)`", message, re.DOTALL)
     return Fault(_pointer(path[:-1]) + (pointer([named[1]]) if named else ""), message)

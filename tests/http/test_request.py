@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from service.http import schemas
-from service.http.offload import OffloadThread
+from service.http.request import OffloadThread
 from service.tokens.compute import run_inline
 from tests.api import Api
 
 
 async def test_computations_run_one_after_the_other_in_a_thread_of_their_own() -> None:
-    aside = OffloadThread()
+    offload = OffloadThread()
     seen: list[str] = []
 
     def work(name: str) -> str:
@@ -20,7 +20,7 @@ async def test_computations_run_one_after_the_other_in_a_thread_of_their_own() -
         seen.append(f"{name} ends")
         return threading.current_thread().name
 
-    threads = await asyncio.gather(*(aside(partial(work, name)) for name in "abc"))
+    threads = await asyncio.gather(*(offload(partial(work, name)) for name in "abc"))
 
     assert len(set(threads)) == 1
     assert threads[0] != threading.current_thread().name
@@ -33,19 +33,19 @@ async def test_what_the_work_raises_comes_out(compute: Any) -> None:
         await compute(lambda: 1 // 0)
 
 
-def threads_aside() -> set[threading.Thread]:
-    """Those that work aside; the ones of other tests' services may end at any time."""
-    return {each for each in threading.enumerate() if each.name.startswith("aside")}
+def offload_threads() -> set[threading.Thread]:
+    """Those of other tests' services may end at any time."""
+    return {each for each in threading.enumerate() if each.name.startswith("offload")}
 
 
 @pytest.mark.parametrize("path", ["/v1/issue", "/v1/refresh-payload", "/v1/merge"])
-async def test_large_bodies_alone_are_worked_on_aside(api: Api, path: str) -> None:
-    before = threads_aside()
+async def test_large_bodies_alone_go_to_the_thread(api: Api, path: str) -> None:
+    before = offload_threads()
 
     await api.post(path, {"no such member": "x" * 1_000})
-    small = threads_aside() - before
+    small = offload_threads() - before
     await api.post(path, {"no such member": "x" * 17_000})
-    large = threads_aside() - before
+    large = offload_threads() - before
 
     assert (len(small), len(large)) == (0, 1)
 

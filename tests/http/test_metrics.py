@@ -5,42 +5,42 @@ from itertools import chain, repeat
 
 import pytest
 
-from service.http.loop_watch import LoopWatch
+from service.http.metrics import LoopLag
 from tests.api import Api
 
 
-async def watched(*told_s: float) -> LoopWatch:
-    """A watch after as many rounds as the clock has pairs of times to tell."""
+async def measured(*told_s: float) -> LoopLag:
+    """The lag after as many rounds as the clock has pairs of times to tell."""
     times = chain(told_s, repeat(told_s[-1]))
-    watch = LoopWatch(steady_clock=lambda: next(times), every_s=0)
-    watching = asyncio.create_task(watch.run())
+    lag = LoopLag(steady_clock=lambda: next(times), check_every_s=0)
+    watching = asyncio.create_task(lag.run())
     for _ in range(len(told_s) // 2 + 1):
         await asyncio.sleep(0)
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
-    return watch
+    return lag
 
 
 async def test_a_loop_that_comes_round_in_time_has_no_lag(caplog: pytest.LogCaptureFixture) -> None:
-    watch = await watched(10.0, 10.0)
+    lag = await measured(10.0, 10.0)
 
-    assert (watch.lag_s, watch.longest_s) == (0.0, 0.0)
+    assert (lag.last_s, lag.longest_s) == (0.0, 0.0)
     assert caplog.records == []
 
 
 async def test_the_last_lag_and_the_longest_are_kept() -> None:
-    watch = await watched(10.0, 10.5, 11.0, 11.125)
+    lag = await measured(10.0, 10.5, 11.0, 11.125)
 
-    assert (watch.lag_s, watch.longest_s) == (0.125, 0.5)
+    assert (lag.last_s, lag.longest_s) == (0.125, 0.5)
 
 
 async def test_a_stall_of_a_second_is_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
-    await watched(10.0, 10.999)
+    await measured(10.0, 10.999)
     short = [record.message for record in caplog.records]
-    await watched(10.0, 11.0)
+    await measured(10.0, 11.0)
 
     assert short == []
     assert [(record.message, record.levelname, vars(record)["seconds"]) for record in caplog.records] == [

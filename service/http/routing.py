@@ -1,0 +1,68 @@
+"""From a handler to a route: API key, body, duration, and the problem document that an error becomes.
+
+Owns the order of these steps, which is the same for every endpoint. Knows no use case.
+"""
+
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Final
+
+from aiohttp import web
+
+from service.http.auth import ApiKeyAuth
+from service.http.metrics import Metrics
+from service.http.problems import Handler, failure_response
+from service.http.request import Body, BodyReader
+from service.http.response import Response
+
+BodyHandler = Callable[[web.Request, Body], Awaitable[Response]]
+
+JSON: Final = "application/json"
+FORM: Final = "application/x-www-form-urlencoded"
+
+
+class Routing:
+    """Makes the routes of one service."""
+
+    def __init__(self, *, auth: ApiKeyAuth, bodies: BodyReader, metrics: Metrics) -> None:
+        self._auth = auth
+        self._bodies = bodies
+        self._metrics = metrics
+
+    def get(self, path: str, handler: Handler) -> web.RouteDef:
+        """A route for GET and HEAD that needs no API key."""
+        return web.get(path, self._measured(path, handler))
+
+    def post(self, path: str, handler: BodyHandler, *, media_type: str = JSON) -> web.RouteDef:
+        """A route for POST with a body of `media_type`, for callers that `ApiKeyAuth` lets through."""
+
+        async def guarded(request: web.Request) -> Response:
+            self._auth.check(request.headers)
+            return await self._bodies.pass_to(handler, request, media_type=media_type)
+
+        return web.post(path, self._measured(path, guarded))
+
+    def any_method(self, path: str, handler: Handler, *, patterns: tuple[str, ...]) -> list[web.RouteDef]:
+        """Routes for all methods and all paths of `patterns`, counted under `path`; they never read a body."""
+        measured = self._measured(path, handler)
+        return [web.route("*", each, measured, expect_handler=_ignore_expect) for each in patterns]
+
+    def _measured(self, route: str, handler: Handler) -> Handler:
+        meter = self._metrics.meter(route)
+
+        async def measured(request: web.Request) -> Response:
+            started_s = perf_counter()
+            try:
+                response = await handler(request)
+            except ConnectionError:
+                raise
+            except Exception as error:  # noqa: BLE001 - `failure_response` logs it unless it is an expected one
+                response = failure_response(error, request)
+            meter.observe(response.status, seconds=perf_counter() - started_s)
+            return response
+
+        return measured
+
+
+async def _ignore_expect(_request: web.Request) -> None:
+    """Gateways forward the visitor's `Expect`; the body is never read here, and no 417 may go out."""
