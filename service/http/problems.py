@@ -1,13 +1,14 @@
-"""The one table from an error to its response: RFC 9457 problem documents.
+"""The one table from an error to its response: RFC 9457 problem documents. And a failed request's line in the log.
 
-Every error that a request can cause has a row here. Any other exception is a bug: it is logged with its request id, and
-the response is a plain 500.
+Every error that a request can cause has a row here. Any other exception is a bug: it is logged with its traceback, and
+the response is a plain 500. Neither a response nor the log repeats a path, as that may hold a token.
 """
 
 import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -88,22 +89,57 @@ def problem_response(error: GuestSessionsError, *, request_id: str) -> Response:
     return Response(ResponseHead(status, headers), msgspec.json.encode(document))
 
 
-def failure_response(error: Exception, request: web.BaseRequest) -> Response:
-    """The response to a request that failed with any exception: an expected one, one of aiohttp's, or a bug."""
-    request_id = request_id_of(request)
+def failure_response(error: Exception, request: web.BaseRequest | None, *, route: str | None = None) -> Response:
+    """Logs a failed request and returns its response. `error` is an expected one, one of aiohttp's, or a bug.
+
+    `request` is None where it failed before its head was complete, `route` where no route has been found.
+    """
+    bug = None
     if isinstance(error, web.HTTPException):
         error = _from_aiohttp(error)
     if not isinstance(error, GuestSessionsError):
         # The last line of defence: the caller learns nothing, the operator everything.
-        logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id, "path": request.path})
-        error = HttpProblem("internal_error", "The failure was logged under this request id.")
-    return problem_response(error, request_id=request_id)
+        bug, error = error, HttpProblem("internal_error", "The failure was logged under this request id.")
+    request_id = (None if request is None else given_request_id(request)) or secrets.token_hex(16)
+    response = problem_response(error, request_id=request_id)
+    facts = {"code": error.code, "detail": error.detail}
+    log_failure(response.status, request, route=route, request_id=request_id, facts=facts, bug=bug)
+    return response
 
 
-def request_id_of(request: web.BaseRequest) -> str:
-    """The caller's `X-Request-Id` where it is fit for a log, else a new one."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+def identify(response: Response, request: web.BaseRequest, *, route: str) -> None:
+    """Echoes the caller's request id, and logs a failure that has no problem document."""
+    request_id = given_request_id(request)
+    # A shared cache would give it to other callers.
+    if request_id is not None and not response.head.is_public:
+        response.add_header("X-Request-Id", request_id)
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        log_failure(response.status, request, route=route, request_id=request_id, facts={})
+
+
+def given_request_id(request: web.BaseRequest) -> str | None:
+    """The caller's `X-Request-Id` where it is fit for a log and a header."""
+    given = request.headers.get("X-Request-Id")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else None
+
+
+def log_failure(
+    status: int,
+    request: web.BaseRequest | None,
+    *,
+    route: str | None,
+    request_id: str | None,
+    facts: Mapping[str, str],
+    bug: Exception | None = None,
+) -> None:
+    """Writes the one line of a failed request: for 4xx at `debug`, for 5xx at `error`."""
+    method = None if request is None else request.method
+    logger.log(
+        logging.ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.DEBUG,
+        "request failed",
+        exc_info=bug,
+        extra={"request_id": request_id, "status": status, "method": method, "route": route, **facts},
+    )
 
 
 def _from_aiohttp(error: web.HTTPException) -> GuestSessionsError:

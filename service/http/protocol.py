@@ -14,8 +14,6 @@ Knows no route, only that most have a path without parameters.
 """
 
 import asyncio
-import logging
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -24,9 +22,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from service.errors import GuestSessionsError
-from service.http.problems import HttpProblem, failure_response, problem_response
-
-logger = logging.getLogger("guest_sessions.protocol")
+from service.http.problems import HttpProblem, failure_response
 
 HEAD_TIMEOUT_S: Final = 5.0
 """For a request's head, from its first byte on: as long as for a body."""
@@ -240,8 +236,8 @@ class _Connection(web.RequestHandler):
         error: Exception = RuntimeError(message or HTTPStatus(status).phrase)
         if isinstance(exc, HttpProcessingError):
             # Its message repeats the request, so neither the log nor the response may contain it.
-            logger.debug("malformed request", extra={"peer": request.remote, "fault": type(exc).__name__})
-            error = HttpProblem("malformed_request", "This is not an HTTP/1.1 request that this service accepts.")
+            detail = f"This is not an HTTP/1.1 request that this service accepts ({type(exc).__name__})."
+            error = HttpProblem("malformed_request", detail)
         elif isinstance(exc, Exception):
             error = exc
         response = failure_response(error, request)
@@ -265,5 +261,5 @@ class _Connection(web.RequestHandler):
     def _refuse(self, problem: GuestSessionsError) -> None:
         """Responds before there is a request, and closes the connection."""
         if self.transport is not None:
-            self.transport.write(problem_response(problem, request_id=secrets.token_hex(16)).encode())
+            self.transport.write(failure_response(problem, None).encode())
         self.force_close()

@@ -24,10 +24,11 @@ MAX_COPIED_BYTES: Final = 65_536
 class ResponseHead:
     """Status line and the headers that are the same in every response of a kind; `Server` is always among them."""
 
-    __slots__ = ("status", "text")
+    __slots__ = ("is_public", "status", "text")
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
+        self.is_public = "public" in headers.get("Cache-Control", "")
         self.text = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{_lines({**headers, 'Server': SERVER})}"
 
 
@@ -60,6 +61,10 @@ class Response(web.StreamResponse):
     def force_close(self) -> None:
         """Closes the connection after this response."""
         self._keeps_alive = False
+
+    def add_header(self, name: str, value: str) -> None:
+        """Adds a header to this response."""
+        self.extra_headers += _lines({name: value})
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Sends the whole response."""

@@ -4,6 +4,7 @@ Owns the order of these steps, which is the same for every endpoint. Knows no us
 """
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from time import perf_counter
 from typing import Final
 
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from service.http.auth import ApiKeyAuth
 from service.http.metrics import Metrics
-from service.http.problems import Handler, failure_response
+from service.http.problems import Handler, failure_response, identify
 from service.http.request import Body, BodyReader
 from service.http.response import Response
 
@@ -56,8 +57,11 @@ class Routing:
                 response = await handler(request)
             except ConnectionError:
                 raise
-            except Exception as error:  # noqa: BLE001 - `failure_response` logs it unless it is an expected one
-                response = failure_response(error, request)
+            except Exception as error:  # noqa: BLE001 - `failure_response` logs it
+                response = failure_response(error, request, route=route)
+            else:
+                if "X-Request-Id" in request.headers or response.status >= HTTPStatus.BAD_REQUEST:
+                    identify(response, request, route=route)
             meter.observe(response.status, seconds=perf_counter() - started_s)
             return response
 
