@@ -14,6 +14,7 @@ Knows no route, only that most have a path without parameters.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -41,6 +42,10 @@ CUT_OFF_S: Final = 1.0
 WRITE_TIMEOUT_S: Final = 30.0
 """For a client to read the responses that wait for it, as they must not stay in memory for good. Enough for the
 largest asset of `/docs` at 60 KB a second."""
+
+_BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
+_HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+"""A Host header (RFC 9110, section 7.2). aiohttp accepts any text there."""
 
 _Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
@@ -120,6 +125,8 @@ def _dispatcher(app: web.Application, resolve: _Handler) -> _Handler:
     }
 
     def dispatch(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        if not _HOST.fullmatch(request.headers.get(hdrs.HOST, "")):
+            raise HttpProblem("malformed_request", "The Host header is not a host and a port.")
         path = request.raw_path.partition("?")[0]
         handler = direct.get((request.method, path)) or direct.get((hdrs.METH_ANY, path))
         if handler is None or hdrs.EXPECT in request.headers:
@@ -140,6 +147,7 @@ class _Connection(web.RequestHandler):
         "_head_bytes",
         "_head_timer",
         "_last_request",
+        "_request_line_ended",
         "_server",
         "_timeouts",
         "_write_timer",
@@ -153,6 +161,7 @@ class _Connection(web.RequestHandler):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_request = False
+        self._request_line_ended = False
         self._write_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -162,11 +171,16 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bounds the size and the time of a head that is under way."""
+        # Gateways pass a target on as the visitor sent it, raw UTF-8 included, which aiohttp's parser refuses.
+        if not data.isascii() and not self._request_line_ended and self._awaits_request():
+            line, end, rest = data.partition(b"\n")
+            data = _BEYOND_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), line) + end + rest
         super().data_received(data)
         if not self._awaits_request():
             if self._head_timer is not None:
                 self._end_head()
             return
+        self._request_line_ended = self._request_line_ended or b"\n" in data
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HttpProblem("malformed_request", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."))
@@ -249,6 +263,7 @@ class _Connection(web.RequestHandler):
 
     def _end_head(self) -> None:
         self._head_bytes = 0
+        self._request_line_ended = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

@@ -3,6 +3,7 @@
 from service.http.protocol import MAX_LINE_BYTES
 
 SECRET = b"s3cret-s3cret-s3cret-s3cret"
+HEALTHZ = b"GET /healthz HTTP/1.1\r\n"
 JSON = b"Host: x\r\nContent-Type: application/json\r\n"
 
 
@@ -23,7 +24,14 @@ MALFORMED = {
     "line feeds alone": b"GET /healthz HTTP/1.1\nHost: x\n\n",
     "no Host": b"GET /healthz HTTP/1.1\r\n\r\n",
     "two Hosts": get(b"Host: y"),
-    "bytes beyond ASCII in the target": get(target=b"/\xff\xfe"),
+    "bytes beyond ASCII in the method": b"G\xc3\x8bT /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    "bytes beyond ASCII in the version": b"GET /healthz HTTP/1.\xff\r\nHost: x\r\n\r\n",
+    "a space in Host": HEALTHZ + b"Host: a b\r\n\r\n",
+    "a path in Host": HEALTHZ + b"Host: a/b\r\n\r\n",
+    "credentials in Host": HEALTHZ + b"Host: a@b\r\n\r\n",
+    "bytes beyond ASCII in Host": HEALTHZ + b"Host: \xff\r\n\r\n",
+    "an open bracket in Host": HEALTHZ + b"Host: [::1\r\n\r\n",
+    "a port that is none in Host": HEALTHZ + b"Host: a:b\r\n\r\n",
     "a target that is no address": get(target=b"http://[::bad/"),
     "NUL in the target": get(target=b"/healthz\x00"),
     "a header without a colon": get(b"X-API-Key " + SECRET),

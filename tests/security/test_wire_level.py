@@ -29,6 +29,48 @@ async def test_what_is_no_request_is_a_problem_and_the_log_repeats_nothing(
     assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+RAW = b"/v1/auth/caf\xc3\xa9/\xff\xfe?a=\x80"
+
+
+@pytest.mark.parametrize("cut", [None, 0, 15, 17, 60], ids=["whole", "method", "target", "byte", "headers"])
+async def test_raw_bytes_below_auth_change_nothing(api: Api, cut: int | None) -> None:
+    """nginx passes a path on as the visitor sent it, and makes a 500 of a 400."""
+    token = (await api.issue())["token"].encode()
+    head = get(b"Cookie: guest=" + token, target=RAW)
+    async with connected(api) as wire:
+        for piece in [head] if cut is None else [head[: cut + 1], head[cut + 1 :]]:
+            wire.writer.write(piece)
+            await wire.writer.drain()
+            await asyncio.sleep(0.01)
+        first = await wire.reply()
+        wire.writer.write(head)
+        second = await wire.reply()
+
+    assert (first.status, second.status) == (200, 200)
+    assert first.headers["x-guest-id"] == second.headers["x-guest-id"]
+
+
+async def test_raw_bytes_in_another_path_are_not_found(api: Api) -> None:
+    check_problem(await exchange(api, get(target=b"/\xff\xfe")), status=404, code="not_found")
+
+
+async def test_raw_bytes_in_a_body_that_comes_with_the_head_stay_as_they_are(api: Api) -> None:
+    body = '{"payload": {"drink": "Tee mit Löffel, £2"}}'.encode()
+
+    reply = await exchange(api, post(b"Content-Length: %d" % len(body), body=body))
+
+    assert reply.json["payload"] == {"drink": "Tee mit Löffel, £2"}
+
+
+@pytest.mark.parametrize(
+    "host", [b"guests.example", b"127.0.0.1:8080", b"[::1]:8080", b"a_b.example", b"GUESTS.example.", b"a%20b", b""]
+)
+async def test_hosts_of_gateways_are_taken(api: Api, host: bytes) -> None:
+    reply = await exchange(api, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+
+    assert reply.status == 200
+
+
 async def test_after_what_is_no_request_the_connection_ends(api: Api) -> None:
     async with connected(api) as wire:
         wire.writer.write(b"nonsense\r\n\r\n" + get())
