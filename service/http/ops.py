@@ -3,6 +3,7 @@
 None of it needs an API key.
 """
 
+from collections.abc import Iterable
 from importlib import resources
 from typing import Final
 
@@ -68,6 +69,7 @@ class OpsHandlers:
             routing.get("/metrics", self.metrics),
             routing.get("/openapi.yaml", self.openapi),
             routing.get("/docs", self.docs),
+            routing.get("/docs/", self.docs),
             routing.get("/docs/{name}", self.docs_asset),
         ]
 
@@ -77,7 +79,7 @@ class OpsHandlers:
         if loaded is None:
             raise NotReady("There is no signing key yet.")
         etag = {"ETag": loaded.etag}
-        if _matches(request.headers.get("If-None-Match"), loaded.etag):
+        if _matches(request.headers.getall("If-None-Match", ()), loaded.etag):
             return Response(self._not_modified, extra_headers=etag)
         return Response(self._published, loaded.jwks, extra_headers=etag)
 
@@ -102,9 +104,10 @@ class OpsHandlers:
         """`GET /openapi.yaml`: the API's machine-readable description."""
         return Response(_OPENAPI, self._openapi)
 
-    async def docs(self, _request: web.Request) -> Response:
-        """`GET /docs`: the API in a browser."""
-        return Response(_DOCS, swagger_ui.HTML, extra_headers={"Content-Type": "text/html; charset=utf-8"})
+    async def docs(self, request: web.Request) -> Response:
+        """`GET /docs` and `GET /docs/`: the API in a browser."""
+        body = swagger_ui.page(below=request.path.endswith("/"))
+        return Response(_DOCS, body, extra_headers={"Content-Type": "text/html; charset=utf-8"})
 
     async def docs_asset(self, request: web.Request) -> Response:
         """`GET /docs/NAME`: a file that the page loads."""
@@ -115,11 +118,9 @@ class OpsHandlers:
         return Response(_DOCS, body, extra_headers={"Content-Type": content_type})
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    """Weak comparison (RFC 9110, section 13.1.2)."""
-    if if_none_match is None:
-        return False
-    listed = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
+def _matches(if_none_match: Iterable[str], etag: str) -> bool:
+    """Whether a line of `If-None-Match` lists the tag, by weak comparison (RFC 9110, section 13.1.2)."""
+    listed = [each.strip().removeprefix("W/") for line in if_none_match for each in line.split(",")]
     return "*" in listed or etag in listed
 
 

@@ -20,7 +20,7 @@ CSP: Final = (
 )
 """For the page. No inline script, no inline style, no other host."""
 
-HTML: Final = b"""\
+_HTML: Final = b"""\
 <!doctype html>
 <html lang="en">
 <head>
@@ -39,13 +39,13 @@ HTML: Final = b"""\
 </body>
 </html>
 """
-"""The page. Its links are relative, so that it works under a path prefix as well."""
 
 # Without `validatorUrl: null` Swagger UI asks a validator on another host, which the policy would refuse.
 _SCRIPT: Final = b"""\
 "use strict";
+const root = new URL("..", document.currentScript.src);
 SwaggerUIBundle({
-  url: "openapi.yaml",
+  url: new URL("openapi.yaml", root).href,
   dom_id: "#api",
   validatorUrl: null,
   deepLinking: true,
@@ -65,6 +65,11 @@ _SWAGGER_UI: Final = {
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
+
+
+def page(*, below: bool) -> bytes:
+    """The page as it is served at `/docs` or, where `below`, at `/docs/`. Relative links work below a path prefix."""
+    return _HTML.replace(b'"docs/', b'"').replace(b'"openapi', b'"../openapi') if below else _HTML
 
 
 @cache

@@ -6,11 +6,13 @@ from typing import Any
 import jwt
 import pytest
 from aiohttp import FormData
+from multidict import CIMultiDict
 
 from tests.api import Api
 from tests.conftest import MakeApi
 from tests.doubles import START_S, HandClock
 from tests.openapi import API
+from tests.security.wire import check_problem, exchange
 
 KEY = "k" * 20
 GOOD_ISSUER = "http://127.0.0.1:8080"
@@ -53,6 +55,40 @@ async def test_an_absent_body_issues_an_empty_guest(api: Api) -> None:
     answer = await api.ask("POST", "/v1/issue")
 
     assert (answer.status, answer.json["payload"]) == (201, {})
+
+
+CHUNKED = b"Host: x\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize("content_type", [b"", b"Content-Type: application/json\r\n", b"Content-Type: text/plain\r\n"])
+async def test_an_empty_chunked_body_is_absent(api: Api, content_type: bytes) -> None:
+    issue = await exchange(api, b"POST /v1/issue HTTP/1.1\r\n" + CHUNKED + content_type + b"\r\n0\r\n\r\n")
+    introspect = await exchange(api, b"POST /v1/introspect HTTP/1.1\r\n" + CHUNKED + content_type + b"\r\n0\r\n\r\n")
+
+    assert (issue.status, issue.json["payload"]) == (201, {})
+    assert (introspect.status, [each["path"] for each in introspect.json["errors"]]) == (422, ["/token"])
+
+
+async def test_a_chunked_body_of_another_type_is_refused(api: Api) -> None:
+    reply = await exchange(api, b"POST /v1/issue HTTP/1.1\r\n" + CHUNKED + b"\r\n2\r\n{}\r\n0\r\n\r\n")
+
+    check_problem(reply, status=415, code="unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 201),
+        ("application/json; charset=utf-8", 201),
+        ("application/json;charset=utf8", 201),
+        ('Application/JSON; Charset="UTF8"', 201),
+        ("application/json; charset=latin1", 415),
+        ("application/problem+json", 415),
+        ("text/plain; charset=utf8", 415),
+    ],
+)
+async def test_json_in_utf_8_is_taken_however_it_is_named(api: Api, content_type: str, status: int) -> None:
+    assert (await api.send("/v1/issue", b"{}", content_type=content_type)).status == status
 
 
 async def test_a_subject_a_ttl_and_an_audience_are_taken_as_given(make_api: MakeApi) -> None:
@@ -527,9 +563,11 @@ async def test_an_etag_spares_the_jwks(api: Api) -> None:
     first = await api.get("/.well-known/jwks.json")
 
     same = await api.get("/.well-known/jwks.json", headers={"If-None-Match": f'"x", W/{first.headers["ETag"]}'})
+    lines = CIMultiDict([("If-None-Match", '"x"'), ("If-None-Match", first.headers["ETag"])])
+    second_line = await api.get("/.well-known/jwks.json", headers=lines)
     other = await api.get("/.well-known/jwks.json", headers={"If-None-Match": '"x"'})
 
-    assert (first.status, same.status, other.status) == (200, 304, 200)
+    assert (first.status, same.status, second_line.status, other.status) == (200, 304, 304, 200)
     assert first.headers["Cache-Control"] == "public, max-age=300, stale-if-error=86400"
     assert first.headers["Access-Control-Allow-Origin"] == "*"
     assert [set(key) for key in first.json["keys"]] == [{"kty", "use", "alg", "kid", "crv", "x", "y"}]
@@ -629,6 +667,11 @@ async def test_the_description_and_its_page_are_served(api: Api) -> None:
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert missing.status == 404
+
+
+async def test_the_page_is_served_behind_a_slash_too(api: Api) -> None:
+    async with api.session.get(f"{api.base_url}/docs/") as response:
+        assert (response.status, response.content_type) == (200, "text/html")
 
 
 async def test_configured_keys_are_demanded_and_compared(make_api: MakeApi) -> None:

@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from urllib.parse import urljoin
 
 import pytest
 
@@ -9,12 +10,12 @@ from service.http import swagger_ui
 
 
 class Page(HTMLParser):
-    def __init__(self) -> None:
+    def __init__(self, *, below: bool = False) -> None:
         super().__init__()
         self.links: list[str] = []
         self.inline: list[str] = []
         self.script_is_open = False
-        self.feed(swagger_ui.HTML.decode())
+        self.feed(swagger_ui.page(below=below).decode())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.links += [value or "" for name, value in attrs if name in {"href", "src"}]
@@ -27,9 +28,18 @@ class Page(HTMLParser):
 
 
 def test_all_that_the_page_loads_is_the_description_or_an_asset() -> None:
-    wanted = {link.removeprefix("docs/") for link in Page().links}
+    wanted = {urljoin("https://host/prefix/docs", link) for link in Page().links}
 
-    assert wanted == {"openapi.yaml"} | set(swagger_ui.assets())
+    assert wanted == {"https://host/prefix/openapi.yaml"} | {
+        f"https://host/prefix/docs/{name}" for name in swagger_ui.assets()
+    }
+
+
+def test_the_page_loads_the_same_behind_a_slash() -> None:
+    plain = [urljoin("https://host/prefix/docs", link) for link in Page().links]
+    behind_a_slash = [urljoin("https://host/prefix/docs/", link) for link in Page(below=True).links]
+
+    assert behind_a_slash == plain
 
 
 def test_nothing_stands_inline_that_the_policy_would_refuse() -> None:
