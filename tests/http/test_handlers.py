@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
+import msgspec
 import pytest
 from aiohttp import FormData
 from multidict import CIMultiDict
@@ -464,6 +465,24 @@ async def test_merging_hands_over_the_good_guests_and_lists_the_bad_tokens(api: 
     assert (merged["next"]["payload"], merged["next"]["version"]) == ({}, 1)
     assert merged["next"]["subject"] != guest["subject"]
     assert (await api.verify(merged["next"]["token"], audience="shop"))["claims"] == {"role_hint": "guest"}
+
+
+async def test_a_null_session_is_an_empty_one(api: Api) -> None:
+    guest = await api.issue(payload={"cart": ["tea"]})
+
+    answer = await api.send("/v1/merge", msgspec.json.encode({"tokens": [guest["token"]], "session": None}))
+
+    assert (answer.status, answer.json["payload"]["cart"], answer.json["conflicts"]) == (200, ["tea"], [])
+
+
+async def test_a_bad_idempotency_key_is_listed_with_the_faults_of_the_body(api: Api) -> None:
+    answer = await api.post("/v1/issue", {"ttl": 0, "cookie": 1}, headers={"Idempotency-Key": "short"})
+
+    assert (answer.status, answer.json["code"], faults(answer.json)) == (
+        422,
+        "invalid_request",
+        ["", "/ttl", "/cookie"],
+    )
 
 
 async def test_merging_again_changes_nothing(api: Api) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.errors import GuestSessionsError, InvalidRequest, MalformedRequest
+from service.errors import Fault, GuestSessionsError, InvalidRequest, MalformedRequest
 from service.http import schemas
-from service.http.schemas import IssueRequest, MergeRequest
+from service.http.schemas import IssueRequest, MergeRequest, RefreshRequest, Request, VerifyRequest
 
 _leaves = (
     st.none()
@@ -103,6 +103,63 @@ def test_a_fault_is_told_at_its_place(raw: bytes, path: str) -> None:
 
     assert code == "invalid_request"
     assert [fault["path"] for fault in facts["errors"]] == [path]
+
+
+@pytest.mark.parametrize(
+    ("shape", "raw", "paths"),
+    [
+        (
+            IssueRequest,
+            b'{"ttl": 0, "subject": "a b", "colour": 1, "shape": 2}',
+            ["/colour", "/shape", "/subject", "/ttl"],
+        ),
+        (IssueRequest, b'{"audience": ["a", 1, ""], "payload": []}', ["/audience/1", "/audience/2", "/payload"]),
+        (IssueRequest, b'{"audience": []}', ["/audience"]),
+        (IssueRequest, b"[]", [""]),
+        (RefreshRequest, b'{"merge_patch": {}, "payload": {}}', ["/merge_patch", "/payload", "/token"]),
+        (
+            RefreshRequest,
+            b'{"token": 1, "payload": 1, "json_patch": []}',
+            ["/json_patch", "/payload", "/payload", "/token"],
+        ),
+        (VerifyRequest, b'{"audience": 1}', ["/audience", "/token"]),
+        (MergeRequest, b'{"tokens": ["a", 1, null, {}], "renew": 1}', ["/renew", "/tokens/1", "/tokens/3"]),
+        (MergeRequest, b'{"tokens": [%s], "policy": null}' % b",".join([b"null"] * 33), ["/policy", "/tokens"]),
+        (MergeRequest, b"{}", ["/tokens"]),
+    ],
+    ids=[
+        "members",
+        "elements",
+        "no element",
+        "a list",
+        "exclusive",
+        "exclusive and wrong",
+        "verify",
+        "merge",
+        "long",
+        "empty",
+    ],
+)
+def test_every_fault_is_listed_at_its_place(shape: type[Request], raw: bytes, paths: list[str]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        schemas.decode(raw, shape)
+
+    assert sorted(fault.path for fault in refused.value.errors) == paths
+    assert all(fault.message for fault in refused.value.errors)
+
+
+def test_a_fault_of_the_head_comes_with_those_of_the_body() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        schemas.decode(b'{"ttl": 0}', IssueRequest, header_faults=[Fault("", "a header is bad")])
+
+    assert [fault.path for fault in refused.value.errors] == ["", "/ttl"]
+
+
+def test_of_a_hundred_thousand_faults_a_hundred_are_listed() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        schemas.decode(b'{"audience": [%s]}' % b",".join([b"1"] * 100_000), IssueRequest)
+
+    assert len(refused.value.errors) == schemas.MAX_FAULTS == 100
 
 
 @pytest.mark.parametrize("tokens", ['"\\udc00"', '{"a": "\\udc00"}', '{"\\udc00": 1}'])
