@@ -4,6 +4,7 @@ Pure: arguments are never changed. Every result is a JSON object that fits back 
 """
 
 import copy
+import re
 from typing import Any, Final
 
 import jsonpatch
@@ -11,11 +12,16 @@ import msgspec
 from jsonpointer import JsonPointerException
 
 from service.errors import Fault, InvalidPatch, PatchConflict
-from service.strict_json import MAX_DEPTH, depth
+from service.strict_json import MAX_DEPTH, depth, parse_pointer, pointer
 
 OPERATIONS: Final = ("add", "remove", "replace", "move", "copy", "test")
 """RFC 6902, section 4."""
 _OPERATIONS_WITH_VALUE: Final = ("add", "replace", "test")
+_OPERATIONS_WITH_FROM: Final = ("move", "copy")
+_OPERATIONS_ON_VALUES: Final = ("remove", "replace", "test")
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")
+_POINTER_CHARS: Final = 200
+"""Of a pointer in a message."""
 MAX_OPERATIONS: Final = 1_000
 """Of one JSON patch: some 20 ms of work, so that no request holds up the others."""
 MAX_COPIED_BYTES: Final = 262_144
@@ -62,6 +68,13 @@ class JsonPatch(msgspec.Struct, frozen=True):
             raise InvalidPatch(
                 "The patch is too long.", [Fault("/json_patch", f"has over {MAX_OPERATIONS} operations")]
             )
+        faults = [
+            Fault(f"/json_patch/{index}", message)
+            for index, operation in enumerate(self.operations)
+            if (message := _malformed(operation))
+        ]
+        if faults:
+            raise InvalidPatch("The patch is malformed.", faults)
         try:
             document = self._applied_to(copy.deepcopy(payload))
         except RecursionError as error:
@@ -78,7 +91,6 @@ class JsonPatch(msgspec.Struct, frozen=True):
     def _applied_to(self, document: Any) -> Any:
         copied = 0
         for index, operation in enumerate(self.operations):
-            _check_operation(operation, f"/json_patch/{index}")
             if operation["op"] == "copy":
                 copied += _cost_of_copy(document)
                 _check_copied(copied, f"/json_patch/{index}")
@@ -101,12 +113,24 @@ def _merged(target: object, patch: object) -> Any:
     return result
 
 
-def _check_operation(operation: object, path: str) -> None:
+def _malformed(operation: object) -> str:
+    """What is wrong with an operation by itself; "" where nothing is."""
     if not isinstance(operation, dict) or operation.get("op") not in OPERATIONS:
-        raise InvalidPatch("The patch is malformed.", [Fault(path, "is no operation of RFC 6902")])
+        return f"is no operation of RFC 6902: its op must be one of {', '.join(OPERATIONS)}"
+    op = operation["op"]
+    reasons = []
+    for name in ("from", "path") if op in _OPERATIONS_WITH_FROM else ("path",):
+        if not isinstance(operation.get(name), str):
+            reasons.append(f"has no {name}")
+            continue
+        try:
+            parse_pointer(operation[name])
+        except ValueError as error:
+            reasons.append(f"has a malformed {name}: {error}")
     # The library looks for the path first, and then calls this a failed test.
-    if operation["op"] in _OPERATIONS_WITH_VALUE and "value" not in operation:
-        raise InvalidPatch("The patch is malformed.", [Fault(path, f"has no value to {operation['op']}")])
+    if op in _OPERATIONS_WITH_VALUE and "value" not in operation:
+        reasons.append(f"has no value to {op}")
+    return "; ".join(reasons)
 
 
 def _cost_of_copy(document: object) -> int:
@@ -127,6 +151,33 @@ def _applied(document: object, operation: dict[str, Any], path: str) -> object:
         raise PatchConflict(f"The test at {path} failed.") from error
     except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, ValueError, LookupError) as error:
         # In our words: the library's would repeat the payload.
-        message = f"is malformed, or there is nothing at its path to {operation['op']}"
+        message = _why_not(document, operation)
         raise InvalidPatch("The patch does not apply.", [Fault(path, message)]) from error
     return result
+
+
+def _why_not(document: object, operation: dict[str, Any]) -> str:
+    """Why a well-formed operation does not apply."""
+    op, path = operation["op"], operation["path"]
+    if op == "move" and path.startswith(f"{operation['from']}/"):
+        return "moves a value into itself"
+    missing = _missing(document, parse_pointer(path)[:-1] if op not in _OPERATIONS_ON_VALUES else parse_pointer(path))
+    if missing is None and op in _OPERATIONS_WITH_FROM:
+        missing = _missing(document, parse_pointer(operation["from"]))
+    if missing is not None:
+        return f"finds nothing at {pointer(missing)[:_POINTER_CHARS]}"
+    return f"cannot {op} there: the last segment of its path must be a member's name or an index of the list"
+
+
+def _missing(document: object, segments: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The shortest beginning of `segments` that leads nowhere."""
+    value: Any = document
+    for number, segment in enumerate(segments, 1):
+        index = int(segment) if _INDEX.fullmatch(segment) else -1
+        if isinstance(value, dict) and segment in value:
+            value = value[segment]
+        elif isinstance(value, list) and 0 <= index < len(value):
+            value = value[index]
+        else:
+            return segments[:number]
+    return None

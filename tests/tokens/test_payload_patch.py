@@ -128,6 +128,44 @@ def test_an_operation_that_is_malformed_or_does_not_apply_is_named(operation: An
     assert fault.path == "/json_patch/1"
 
 
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ("add", "is no operation of RFC 6902: its op must be one of add, remove, replace, move, copy, test"),
+        ({"op": "add"}, "has no path; has no value to add"),
+        ({"op": "copy", "from": 1}, "has no from; has no path"),
+        ({"op": "remove", "path": "a"}, 'has a malformed path: a JSON Pointer is "" or starts with "/"'),
+        ({"op": "remove", "path": "/nothing"}, "finds nothing at /nothing"),
+        ({"op": "replace", "path": "/object/a/b", "value": 1}, "finds nothing at /object/a"),
+        ({"op": "add", "path": "/object/a/b", "value": 1}, "finds nothing at /object/a"),
+        ({"op": "remove", "path": "/list/7"}, "finds nothing at /list/7"),
+        ({"op": "remove", "path": "/list/0/a"}, "finds nothing at /list/0/a"),
+        ({"op": "move", "from": "/a~1b", "path": "/c"}, "finds nothing at /a~1b"),
+        ({"op": "copy", "from": "/list/-", "path": "/c"}, "finds nothing at /list/-"),
+        ({"op": "move", "from": "/object", "path": "/object/a"}, "moves a value into itself"),
+        (
+            {"op": "add", "path": "/list/9", "value": 1},
+            "cannot add there: the last segment of its path must be a member's name or an index of the list",
+        ),
+        ({"op": "remove", "path": f"/{'x' * 1_000}"}, f"finds nothing at /{'x' * 199}"),
+    ],
+)
+def test_a_patch_that_is_refused_says_why(operation: Any, message: str) -> None:
+    with pytest.raises(InvalidPatch) as caught:
+        JsonPatch([operation]).apply({"list": [1], "text": "x", "object": {}})
+
+    assert caught.value.errors == (Fault("/json_patch/0", message),)
+
+
+def test_every_malformed_operation_is_listed() -> None:
+    good = {"op": "add", "path": "/good", "value": 1}
+
+    with pytest.raises(InvalidPatch) as caught:
+        JsonPatch([7, good, {"op": "add", "path": "/a"}, good, {"op": "remove"}]).apply({})
+
+    assert [fault.path for fault in caught.value.errors] == ["/json_patch/0", "/json_patch/2", "/json_patch/4"]
+
+
 def test_a_payload_stays_an_object() -> None:
     with pytest.raises(InvalidPatch) as caught:
         JsonPatch([{"op": "replace", "path": "", "value": [1]}]).apply({})
