@@ -1,19 +1,20 @@
-"""Serving: one process or several on one address until told to end, then the requests under way are answered."""
+"""Serving: one process or several on the same sockets, until a signal ends them; requests under way are completed."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 from aiohttp import web
 
-from service.app import Shared, make_app, make_runner
+from service.app import Shared, make_app, make_key_operations, make_runner
 from service.config import Settings
-from service.errors import InvalidSettings
-from service.supervisor import Seat, Supervisor
+from service.errors import GuestSessionsError, InvalidSettings
+from service.http.protocol import Runner
 
 logger = logging.getLogger("guest_sessions.server")
 
@@ -67,81 +68,85 @@ def serve(
     *,
     ready: Callable[[int], None],
     reread: Callable[[], Settings],
-) -> bool:
-    """Serves on the sockets until SIGTERM or SIGINT; `ready` is called with the port once requests are taken.
+) -> None:
+    """Serves on the sockets until SIGTERM or SIGINT; `ready` is called with the port once connections are accepted.
 
-    With several workers, SIGHUP starts each of them anew under the settings that `reread` gives, or leaves all as they
-    are where these have faults; address and number of workers stay. A process that serves alone cannot be started anew
-    without a pause: it goes on, and says so. False where the workers could not even start.
+    With several workers it ends by exiting, and SIGHUP replaces each of them under the settings that `reread` returns;
+    sockets and the number of workers stay. Where these settings have faults or do not open the keyring, nothing is
+    restarted. A process that serves alone cannot be replaced without a pause: it ignores SIGHUP, and says so.
     """
     port = sockets[0].getsockname()[1]
+    shared = Shared.by(settings.workers + 1)
+    current = [settings]
 
     def announce() -> None:
         ready(port)
         logger.info("serving", extra={"hosts": settings.hosts, "port": port, "workers": settings.workers})
 
-    if settings.workers == 1:
-        _run(settings, sockets, shared=Shared.by(1), ready=announce)
-        return True
-    # One more than there are: when they are restarted in turn, the new one counts beside the old one.
-    shared = Shared.by(settings.workers + 1)
+    async def work(row: int, ended: asyncio.Event, ready: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, ended.set)
+        app = make_app(current[0], shared=shared, row=row)
+        await _serve(make_runner(app), sockets, ended=ended, ready=ready)
 
-    current = [settings]
+    async def work_alone() -> None:
+        said = "a single worker is not restarted: SIGHUP is ignored"
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, logger.warning, said)
+        await work(0, asyncio.Event(), announce)
 
-    def work(seat: Seat) -> None:
-        _run(current[0], sockets, shared=shared, ready=seat.tell_ready, seat=seat)
-
-    def prepare_restart() -> bool:
+    def may_restart() -> bool:
         try:
-            current[0] = reread()
+            settings = reread()
+            asyncio.run(make_key_operations(settings).ring())
         except InvalidSettings as error:
             faults = {fault.path: fault.message for fault in error.errors}
             logger.error("the settings have faults: no worker is restarted", extra={"faults": faults})  # noqa: TRY400 - they say it all
             return False
+        except GuestSessionsError as error:
+            logger.error("no worker is restarted: %s", error.detail)  # noqa: TRY400 - the reason says it all
+            return False
+        current[0] = settings
+        logger.info("restarting the workers one by one")
         return True
 
-    return Supervisor(number=settings.workers, work=work, ready=announce, prepare_restart=prepare_restart).run()
+    if settings.workers == 1:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work_alone())
+        return
+    # Imported here: a process that serves alone does not need gunicorn.
+    from service.workers import Workers  # noqa: PLC0415
 
-
-def _run(
-    settings: Settings,
-    sockets: Sequence[socket.socket],
-    *,
-    shared: Shared,
-    ready: Callable[[], None],
-    seat: Seat | None = None,
-) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, sockets, shared=shared, ready=ready, seat=seat))
+    Workers(work, number=settings.workers, sockets=sockets, ready=announce, may_restart=may_restart).run()
 
 
 async def _serve(
-    settings: Settings,
-    sockets: Sequence[socket.socket],
-    *,
-    shared: Shared,
-    ready: Callable[[], None],
-    seat: Seat | None,
+    runner: Runner, sockets: Sequence[socket.socket], *, ended: asyncio.Event, ready: Callable[[], None]
 ) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, ended.set)
-    if seat is None:
-        loop.add_signal_handler(signal.SIGHUP, logger.warning, "a single worker is not restarted: SIGHUP is ignored")
-    else:
-        loop.add_reader(seat.parent, ended.set)
-    runner = make_runner(make_app(settings, shared=shared, row=seat.number if seat else 0))
     await runner.setup()
     try:
-        for each_socket in sockets:
-            await web.SockSite(runner, each_socket, backlog=BACKLOG).start()
+        for each in sockets:
+            await web.SockSite(runner, each.dup(), backlog=BACKLOG).start()
         ready()
         await ended.wait()
-        logger.info("ending: no new connections, requests under way are answered")
+        logger.info("ending: no new connections, requests under way are completed")
         runner.drain()
         for site in list(runner.sites):
             await site.stop()
+        await _accept_last(cast(web.Server, runner.server), sockets)
         await asyncio.sleep(LAST_REQUESTS_S)
     finally:
         await runner.cleanup()
+
+
+async def _accept_last(server: web.Server, sockets: Sequence[socket.socket]) -> None:
+    """Accepts the connections that clients have opened already, then closes the sockets: it would reset the others."""
+    accepted = []
+    for each in sockets:
+        each.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        with each, contextlib.suppress(BlockingIOError, ConnectionError):
+            for _ in range(BACKLOG):
+                accepted.append(each.accept()[0])  # noqa: PERF401 - what was accepted before an error is kept
+    loop = asyncio.get_running_loop()
+    for connection in accepted:
+        await loop.connect_accepted_socket(server, connection)

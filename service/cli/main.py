@@ -91,13 +91,12 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
         sockets = server.listen(settings.hosts, settings.port)
     except server.CannotListen as error:
         _fail(_cannot_listen(error.host, error.port, error.reason), USAGE)
-    if not server.serve(
+    server.serve(
         settings,
         sockets,
         ready=lambda bound: _welcome(settings, bound),
         reread=lambda: Settings.from_mapping({**os.environ, **overrides}),
-    ):
-        _fail("The workers could not start; the log says why.", FAILED)
+    )
 
 
 @main.command()

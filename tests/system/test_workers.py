@@ -4,16 +4,19 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.processes import DEADLINE_S, Service, environment, running, until
+from tests.ports import free_port
+from tests.processes import DEADLINE_S, SERVE, Service, environment, running, until
 
 
 def call(service: Service, path: str, body: object = None) -> bytes:
@@ -95,7 +98,7 @@ def test_a_dead_worker_is_replaced_and_no_counter_goes_back(service: Service) ->
 
     assert workers(service) - before != set()
     assert {issued(service) for _ in range(6)} == {24.0}
-    assert "a worker died and is replaced" in service.output
+    assert f"Worker (pid:{victim}) was sent SIGKILL!" in service.output
 
 
 def test_a_restart_in_turn_fails_no_request(service: Service) -> None:
@@ -131,6 +134,85 @@ def test_a_restart_is_refused_where_the_settings_have_faults(tmp_path: Path) -> 
         assert workers(service) == before
 
 
+def test_a_restart_is_refused_where_the_keyring_would_not_open(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("A" * 43)
+    with running(tmp_path, GUEST_WORKERS="2", GUEST_KEYS_SECRET_FILE=str(secret)) as service:
+        before = workers(service)
+        secret.write_text("B" * 42 + "A")
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: "no worker is restarted" in service.output)
+
+        assert workers(service) == before
+        assert {len(call(service, "/v1/issue", {})) > 0 for _ in range(6)} == {True}
+        assert "not among those given" in service.output
+
+
+def test_a_hangup_before_all_workers_are_up_is_not_lost(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    given = {"GUEST_KEYS_DIR": str(tmp_path / "keys"), "GUEST_PORT": str(free_port()), "GUEST_WORKERS": "2"}
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(SERVE, env=environment(given), stdout=output, stderr=output) as process,  # noqa: S603
+    ):
+        until(lambda: "Booting worker" in log.read_text())
+        process.send_signal(signal.SIGHUP)
+        until(lambda: log.read_text().count("Booting worker") == 4)
+        until(lambda: log.read_text().count("Worker exiting") == 2)
+        process.terminate()
+
+    assert process.returncode == 0
+    assert log.read_text().index("is up at") < log.read_text().index("restarting the workers one by one")
+
+
+def test_first_workers_that_cannot_start_end_the_service(tmp_path: Path) -> None:
+    program = f"""
+from service import server
+from service.cli.main import main
+server.make_app = None
+main(["serve", "--port", "{free_port()}", "--workers", "2"])
+"""
+
+    ended = subprocess.run(  # noqa: S603
+        (sys.executable, "-c", program),
+        env=environment({}),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 1
+    assert "The workers could not start." in ended.stderr
+
+
+@pytest.mark.parametrize("number", ["1", "3"])
+def test_no_connection_that_was_accepted_is_reset_at_the_end(tmp_path: Path, number: str) -> None:
+    with running(tmp_path, GUEST_WORKERS=number) as service:
+        address = ("127.0.0.1", int(service.base_url.rpartition(":")[2]))
+        seen: list[bytes] = []
+
+        def keep_calling() -> None:
+            while True:
+                try:
+                    connection = socket.create_connection(address, timeout=DEADLINE_S)
+                except ConnectionRefusedError:
+                    return
+                with connection:
+                    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                    seen.append(connection.recv(12))  # a reset raises
+
+        with ThreadPoolExecutor(4) as callers:
+            called = [callers.submit(keep_calling) for _ in range(4)]
+            until(lambda: len(seen) > 50)
+            assert service.stop() == 0
+            for each in called:
+                each.result()
+
+    assert set(seen) == {b"HTTP/1.1 200"}
+
+
 def test_a_hangup_that_reaches_the_workers_too_ends_none_of_them(service: Service) -> None:
     before = workers(service)
 
@@ -141,38 +223,40 @@ def test_a_hangup_that_reaches_the_workers_too_ends_none_of_them(service: Servic
 
     assert workers(service) == before
     assert service.stop() == 0
-    assert "a worker died" not in service.output
+    assert "was sent" not in service.output
 
 
 FORK_FAILS = """
-import errno, logging, os, signal, sys
-from service.supervisor import Supervisor
+import errno, logging, os, signal, socket, sys
+from service import workers
 
-failures = [OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))] * 2
+workers.PAUSE_S = 0.2
+fork, failures = os.fork, [OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))] * 2
 descriptors = []
 
-def fork():
+def failing_fork():
     descriptors.append(len(os.listdir("/proc/self/fd")))
     if failures:
         raise failures.pop()
-    return os.fork()
+    return fork()
 
-def work(seat):
-    seat.tell_ready()
-    os.read(seat.parent, 1)
+async def work(row, ended, ready):
+    ready()
+    await ended.wait()
 
 def ready():
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     print(f"ready, left open: {descriptors[2] - descriptors[0]}, blocked: {blocked}", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
+os.fork = failing_fork
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-supervisor = Supervisor(number=2, work=work, ready=ready, prepare_restart=lambda: True, fork=fork)
-sys.exit(0 if supervisor.run() else 1)
+sockets = [socket.create_server(("127.0.0.1", 0))]
+workers.Workers(work, number=2, sockets=sockets, ready=ready, may_restart=lambda: True).run()
 """
 
 
-def test_a_fork_that_fails_is_told_and_tried_again_after_a_pause() -> None:
+def test_a_fork_that_fails_is_reported_and_tried_again_after_a_pause() -> None:
     program = (sys.executable, "-c", FORK_FAILS)
 
     ended = subprocess.run(program, env=environment({}), capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
