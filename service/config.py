@@ -242,8 +242,7 @@ def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
 
 
 def _checked_redis_url(text: str) -> str:
-    # Imported here: a process without Redis need not load its client, 7 MiB and a third of the time to start.
-    from service.keys.redis_store import parse_redis_url  # noqa: PLC0415
+    from service.keys.redis_store import parse_redis_url  # noqa: PLC0415 - 7 MiB that are not needed without Redis
 
     parse_redis_url(text)
     return text
@@ -306,10 +305,7 @@ def _read_gateway(reader: _Reader, outside: str | None) -> ForwardAuthPolicy:
         "GUEST_TRUSTED_PROXIES", lambda text: tuple(ipaddress.ip_network(part) for part in _parse_list(text)), ()
     )
     if rate_limit_per_s and not reader.text("GUEST_TRUSTED_PROXIES") and outside is not None:
-        reader.fault(
-            "GUEST_TRUSTED_PROXIES",
-            "is required with GUEST_RATE_LIMIT: else all visitors share the one address of the gateway",
-        )
+        reader.fault("GUEST_TRUSTED_PROXIES", "is required with GUEST_RATE_LIMIT: else all share the gateway's address")
     headers: frozenset[str] = reader.parsed("GUEST_AUTH_HEADERS", _parse_auth_headers, frozenset())
     access_audience = reader.parsed("GUEST_ACCESS_AUDIENCE", _parse_list, _NONE)
     if "access" in headers and not reader.text("GUEST_ACCESS_AUDIENCE"):
@@ -332,10 +328,9 @@ def _read_access(reader: _Reader, *, outside: str | None, issuers: tuple[str, ..
             f"is required when listening beyond loopback (GUEST_HOST is {outside}); "
             "GUEST_ALLOW_NO_API_KEYS=1 says that the network controls who may call",
         )
-    file = reader.text("GUEST_API_KEYS_FILE")
     return ApiKeyPolicy(
         api_keys=api_keys,
-        api_keys_file=Path(file) if file else None,
+        api_keys_file=reader.parsed("GUEST_API_KEYS_FILE", Path, None),
         allowed_origins=frozenset(web_origin(issuer) for issuer in issuers),
     )
 
@@ -410,8 +405,7 @@ def parse_time(text: str) -> float:
     """
     if re.fullmatch(r"[0-9]{10}", text):
         return int(text)
-    time_s = parse_rfc3339(text)
-    if time_s is None:
+    if (time_s := parse_rfc3339(text)) is None:
         raise ValueError("must be a time as 2026-01-31T12:00:00Z (RFC 3339), or Unix seconds in ten digits")
     return time_s
 
