@@ -137,6 +137,22 @@ $(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.j
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
 	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways
 
+CLIENTS_VENV ?= .venv-clients
+
+$(CLIENTS_VENV)/.made: requirements/clients.txt pyproject.toml
+	$(call install,$(CLIENTS_VENV),the locked generators of clients,clients)
+	$(call install-project,$(CLIENTS_VENV))
+	@touch $@
+
+GENERATED := tests/generated
+$(GENERATED)/node_modules/.made: $(GENERATED)/package.json $(GENERATED)/package-lock.json
+	@if command -v npm >/dev/null; then cd $(GENERATED) && npm ci --silent --no-audit --no-fund && touch node_modules/.made; \
+	else echo "npm is not here: linters and TypeScript clients are left out" >&2; fi
+
+.PHONY: test-clients
+test-clients: $(CLIENTS_VENV)/.made $(GENERATED)/node_modules/.made ## clients that npm, Go, Java and Rust generators make of openapi.yaml, against the service; minutes
+	$(CLIENTS_VENV)/bin/pytest --timeout 900 --confcutdir=$(GENERATED) --durations 0 --durations-min 1 $(GENERATED)
+
 .PHONY: gateway-api
 gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API anew, after a change of them or of Envoy Gateway's version; needs Go
 	$(GATEWAYS_BIN)/python -m tests.gateways.gateway_api
@@ -215,12 +231,14 @@ lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python,
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 	$(LOCK) pyproject.toml --group demo -c requirements/dev.txt -o requirements/demo.txt
 	$(LOCK) pyproject.toml --group gateways -c requirements/dev.txt -o requirements/gateways.txt
+	$(LOCK) pyproject.toml --group clients -c requirements/dev.txt -o requirements/clients.txt
 	$(LOCK) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 # `data` holds keys and `.env` secrets: both stay.
 .PHONY: clean
 clean: ## remove what was built, but neither data/ nor .env
-	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(AUDIT_VENV) .venv-3.* $(EXPRESS)/node_modules
+	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(AUDIT_VENV) .venv-3.*
+	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules
 	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
 	find service tests soak benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
