@@ -133,6 +133,12 @@ $(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.j
 	@if command -v npm >/dev/null; then cd $(EXPRESS) && npm ci --silent --no-audit --no-fund && touch node_modules/.made; \
 	else echo "npm is not here: the Express middleware is left out" >&2; fi
 
+.PHONY: client-go
+client-go: ## pack the Go client into dist/goproxy, and build its conformance application; needs Go
+	@rm -rf dist/goproxy
+	@$(PYTHON) clients/pack_go.py dist/goproxy
+	@$(PYTHON) tests/clients/apps/go/build.py dist/goproxy
+
 .PHONY: test-gateways
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
 	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways
