@@ -139,6 +139,10 @@ client-go: ## pack the Go client into dist/goproxy, and build its conformance ap
 	@$(PYTHON) clients/pack_go.py dist/goproxy
 	@$(PYTHON) tests/clients/apps/go/build.py dist/goproxy
 
+.PHONY: test-client-go
+test-client-go: $(VENV)/.dev ## the packed Go client's own tests, and its README's program on the real service; needs Go
+	$(BIN)/pytest -n 0 --timeout 600 tests/clients/test_go_module.py
+
 .PHONY: test-gateways
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
 	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways

@@ -98,6 +98,9 @@ func (g *Guest[P]) Replace(ctx context.Context, payload P, opts ...Option) error
 	return g.change(ctx, "payload", payload, opts)
 }
 
+// Token returns the guest's token, to be kept like a password: for [Tokens] of a login that ends on another device.
+func (g *Guest[P]) Token() string { return g.token }
+
 // Forget deletes the visitor's cookie, as at log-out on a shared computer. It does not call the service, and fails only
 // with [CodeResponseStarted]. A guest that was sent as a Bearer token is the application's to forget.
 func (g *Guest[P]) Forget() error {
