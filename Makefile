@@ -128,10 +128,35 @@ chaos: $(VENV)/.dev ## a fleet under load while Redis fails and the keys rotate 
 clocks: $(VENV)/.dev ## the same fleet with clocks that are apart, jump, and reach 2038, 2106 and 2200; minutes
 	@$(BIN)/python -m tests.chaos.clocks
 
+# $(call npm-ci,FOLDER): what its lock file names; without npm it is left out.
+define npm-ci
+@if command -v npm >/dev/null; then cd $(1) && npm ci --silent --no-audit --no-fund && touch node_modules/.made; \
+else echo "npm is not here: $(1) is left out" >&2; fi
+endef
+
+JS := clients/javascript
+JS_APPS := tests/clients/apps/javascript
+JS_TARBALL := dist/guest-sessions-0.1.0.tgz
 EXPRESS := examples/middleware/express
-$(EXPRESS)/node_modules/.made: $(EXPRESS)/package.json $(EXPRESS)/package-lock.json
-	@if command -v npm >/dev/null; then cd $(EXPRESS) && npm ci --silent --no-audit --no-fund && touch node_modules/.made; \
-	else echo "npm is not here: the Express middleware is left out" >&2; fi
+
+$(JS)/node_modules/.made: $(JS)/package.json $(JS)/package-lock.json
+	$(call npm-ci,$(JS))
+
+$(JS_TARBALL): $(JS)/node_modules/.made $(JS)/tsconfig.json $(JS)/README.md $(JS)/CHANGELOG.md $(wildcard $(JS)/src/*.ts)
+	@if command -v npm >/dev/null; then mkdir -p dist && cd $(JS) && npm pack --silent --pack-destination ../../dist; fi
+
+$(JS_APPS)/node_modules/.made: $(JS_TARBALL) $(JS_APPS)/package.json $(JS_APPS)/package-lock.json
+	$(call npm-ci,$(JS_APPS))
+
+$(EXPRESS)/node_modules/.made: $(JS_TARBALL) $(EXPRESS)/package.json $(EXPRESS)/package-lock.json
+	$(call npm-ci,$(EXPRESS))
+
+.PHONY: client-javascript
+client-javascript: $(JS_TARBALL) $(JS_APPS)/node_modules/.made ## pack the JavaScript client into dist/, and install it beside its conformance applications; needs npm
+
+.PHONY: test-client-javascript
+test-client-javascript: $(JS)/node_modules/.made ## the JavaScript client's own tests; needs npm
+	cd $(JS) && npm test
 
 .PHONY: client-go
 client-go: ## pack the Go client into dist/goproxy, and build its conformance application; needs Go
@@ -248,7 +273,7 @@ lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python,
 .PHONY: clean
 clean: ## remove what was built, but neither data/ nor .env
 	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(AUDIT_VENV) .venv-3.*
-	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules
+	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist
 	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
 	find service tests soak benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

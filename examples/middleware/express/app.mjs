@@ -1,34 +1,44 @@
 // A small Express application with guest sessions: node app.mjs PORT
 import express from "express";
-import { guestSessions, NotSaved } from "./guests.mjs";
+import { GuestError, guestSessions } from "guest-sessions/express";
 
 const users = { ada: { name: "Ada" } };
+let lastLogin = Promise.resolve();
+
 const app = express();
-app.use(express.json({ strict: false }));
+app.use(express.json());
 app.use(guestSessions({
   url: process.env.GUEST_URL,
-  issuer: process.env.GUEST_ISSUER.split(/\s*,\s*/),
-  cookie: process.env.GUEST_COOKIE_NAME,
+  issuer: process.env.GUEST_ISSUER,
   apiKey: process.env.GUEST_API_KEY,
-  renewAfterS: Number(process.env.GUEST_RENEW_AFTER ?? 2592000),
 }));
 
-app.get("/", (req, res) => res.json({ guest: req.guest.claims }));
+app.get("/", (req, res) => res.json({ guest: req.guest }));
 
-app.post("/cart", async (req, res, next) => {
-  try {
-    await req.guest.save({ cart: req.body });
-  } catch (error) {
-    if (!(error instanceof NotSaved)) return next(error);
-    return res.status(503).json({ detail: error.message });
-  }
-  res.json({ guest: req.guest.claims });
+app.post("/cart", async (req, res) => {
+  await req.guest.patch({ cart: req.body });
+  res.json({ guest: req.guest });
 });
 
+// Reads, hands over and stores in one step, one login after the other: a database has a transaction for that.
 app.post("/login", async (req, res) => {
-  const merge = await req.guest.handOver(users.ada);
-  users.ada = merge.payload;
-  res.json({ session: users.ada, merged: merge.merged });
+  const login = lastLogin.then(async () => {
+    const { payload, merged } = await req.guest.handOver(users.ada, { policy: "cart" });
+    users.ada = payload;
+    res.json({ session: payload, merged });
+  });
+  lastLogin = login.catch(() => undefined);
+  await login;
+});
+
+app.post("/logout", (req, res) => {
+  req.guest.forget();
+  res.json({});
+});
+
+app.use((error, _req, res, next) => {
+  if (!(error instanceof GuestError)) return next(error);
+  res.status(error.code === "unavailable" ? 503 : 422).json({ code: error.code, detail: error.message, ...error.facts });
 });
 
 app.listen(Number(process.argv[2]), "127.0.0.1");
