@@ -128,9 +128,11 @@ def equal(one: Any, other: Any) -> bool:
 def _equally_typed(one: Any, other: Any) -> bool:
     """Whether of two values that are equal for Python each boolean of one stands where the other has one."""
     if type(one) is dict:
-        return all(_equally_typed(value, other[name]) for name, value in one.items())
+        return all(value is other[name] or _equally_typed(value, other[name]) for name, value in one.items())
     if type(one) is list:
-        return all(map(_equally_typed, one, other))
+        return all(
+            value is another or _equally_typed(value, another) for value, another in zip(one, other, strict=True)
+        )
     return (type(one) is bool) == (type(other) is bool)
 
 

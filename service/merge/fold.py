@@ -17,11 +17,15 @@ from service.merge.policy import DEEP, SESSION, Location, Policy, Rule, RuleName
 from service.merge.rules import (
     MISSING,
     ListIndex,
+    Moment,
     clamp,
     combine,
     identify,
     is_keyed,
+    is_later,
     limited,
+    moment,
+    with_later_moment,
     with_protected,
     without_protected,
 )
@@ -68,6 +72,7 @@ class MergeState(msgspec.Struct):
     conflict_notes: list[tuple[Location, Any, Any, Kept, str]] = []
     change_notes: list[tuple[Location, Any, Any, str]] = []
     indexes: dict[str, ListIndex] = {}
+    moments: dict[str | None, tuple[list[Any], list[Moment | None]]] = {}
 
     def rule_at(self, location: Location, session: Any, guest: Any) -> Rule:
         """The rule in force for this guest."""
@@ -85,6 +90,11 @@ class MergeState(msgspec.Struct):
             if path is not None:
                 self.indexes[path] = found
         return found
+
+    def moments_of(self, location: Location, values: list[Any], rule: Rule) -> list[Moment | None]:
+        """When each element of the list was, from an earlier guest where that left the very same list."""
+        known, moments = self.moments.get(location.path, (None, []))
+        return moments if known is values else [moment(value, rule.by) for value in values]
 
     def report(self) -> None:
         """Turn the notes into the report. Nothing is reported of what is not in its list."""
@@ -204,6 +214,8 @@ def _apply(state: MergeState, location: Location, rule: Rule, session: Any, gues
             single = _session
         case "guest_if_empty":
             single = _guest_if_empty
+        case "latest":
+            single = _latest
         case "sum" | "max" | "min":
             single = _number
     for guest in guests:
@@ -234,6 +246,18 @@ def _guest_if_empty(context: RuleContext, guest: Any) -> Any:
     return context.refuse(guest, by="protect") if equal(value, context.session) else context.take(value)
 
 
+def _latest(context: RuleContext, guest: Any) -> Any:
+    session, by = context.session, context.rule.by
+    if type(guest) is not dict or not (context.is_vacant or type(session) is dict):
+        return context.refuse(guest)
+    if context.is_vacant:
+        return context.take(guest)
+    if not is_later(guest, session, by):
+        return session
+    value = with_protected(session, guest, context.location.shield)
+    return context.refuse(guest, by="protect") if equal(value, session) else context.take(value)
+
+
 def _number(context: RuleContext, guest: Any) -> Any:
     session = context.session
     if not is_number(guest) or not (context.is_vacant or is_number(session)):
@@ -241,7 +265,7 @@ def _number(context: RuleContext, guest: Any) -> Any:
     combined = guest if context.is_vacant else combine(context.rule, session, guest)
     if combined == session:
         return session
-    bounded = clamp(context.rule, combined)
+    bounded = clamp(context.rule, combined) if context.is_vacant else clamp(context.rule, combined, session)
     if not in_range(bounded):
         context.note(guest, "session")
         return session
@@ -318,11 +342,7 @@ def _elements(context: RuleContext, own: list[Any], said: list[Any]) -> Any:
     handles: list[int | str] = [*stayed, *last]
     _number_elements(touched, handles, kept)
     if kept is not None and merged is not context.session:
-        if len(kept) < len(handles):
-            left = {handles[position] for position in kept}
-            stayed = {slot: value for slot, value in stayed.items() if slot in left}
-            last = {identity: value for identity, value in last.items() if identity in left}
-        index.become(merged, stayed, last)
+        index.become(merged, [handles[position] for position in kept])
     return merged
 
 
@@ -372,18 +392,29 @@ def _bounded(
     context: RuleContext, own: list[Any], said: list[Any], merged: list[Any]
 ) -> tuple[Any, Sequence[int] | None]:
     """The list after its limit, and which elements of `merged` it has; None where the session's stays."""
-    kept = limited(context.rule, own, merged, context.location.shield)
+    state, rule = context.state, context.rule
+    moments: list[Moment | None] = []
+    if rule.keep == "newest":
+        moments = state.moments_of(context.location, own, rule)
+        moments = [
+            moments[index] if index < len(own) and value is own[index] else moment(value, rule.by)
+            for index, value in enumerate(merged)
+        ]
+    kept = limited(rule, own, merged, context.location.shield, moments)
     if kept is None:
         context.note(said, "session")
         return context.session, None
     values = merged
-    if len(kept) < len(merged):
+    if rule.keep == "newest" or len(kept) < len(merged):
         values = [merged[position] for position in kept]
+    if len(kept) < len(merged):
         context.note(said, "bounded")
     if context.is_vacant and said and not values:
         return context.session, kept
     if not context.is_vacant and equal(values, own):
         return own, kept
+    if rule.keep == "newest":
+        state.moments[context.location.path] = values, [moments[position] for position in kept]
     return context.take(values), kept
 
 
@@ -398,6 +429,8 @@ def _element(context: RuleContext, place: Location, session: Any, guests: Sequen
         fields = [{name: member for name, member in guest.items() if name not in names} for guest in guests]
     noted = len(state.change_notes)
     folded = _fold_whole(state, place, session, fields)
+    if context.rule.keep == "newest" and folded is not MISSING:
+        folded = with_later_moment(folded, fields, context.rule.by)
     if folded is MISSING or folded is session:
         return folded
     if session is MISSING:

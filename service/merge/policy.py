@@ -11,7 +11,7 @@ import msgspec
 from service.strict_json import Kind, kind_of, pointer
 
 RuleName = Literal[
-    "session", "guest", "guest_if_empty", "drop", "deep", "sum", "max", "min", "union", "append", "by_key"
+    "session", "guest", "guest_if_empty", "drop", "latest", "deep", "sum", "max", "min", "union", "append", "by_key"
 ]
 
 PROTECTED = (
@@ -26,6 +26,7 @@ RECEIPTS: Final = "merged_guests"
 """The top-level member with the receipts of merged guests; protected under every policy."""
 
 _KIND_OF_RULE: Final[dict[RuleName, Kind]] = {
+    "latest": "object",
     "deep": "object",
     "sum": "number",
     "max": "number",
@@ -72,7 +73,8 @@ class Rule(msgspec.Struct, frozen=True):
 
     name: RuleName
     limit: int | None = None
-    keep: Literal["first", "last"] = "first"
+    keep: Literal["first", "last", "newest"] = "first"
+    by: tuple[str, ...] = ()
     floor: int | float | None = None
     ceiling: int | float | None = None
     key: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ Pure: nothing that comes in is changed, and unchanged parts are shared. Knows no
 through payloads and applies these.
 """
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from service.merge.policy import Rule, Shield, at_element, at_member, value_at
-from service.strict_json import canonical, equal, in_range
+from service.strict_json import canonical, equal, in_range, is_number, parse_rfc3339
 
 MISSING: Final = msgspec.UNSET
 """Stands where there is no value; null is one."""
@@ -40,13 +41,63 @@ def combine(rule: Rule, one: float, other: float) -> int | float:
     return max(one, other) if rule.name == "max" else min(one, other)
 
 
-def clamp(rule: Rule, value: float) -> int | float:
-    """The number within the rule's bounds."""
-    if rule.floor is not None and value < rule.floor:
-        return rule.floor
-    if rule.ceiling is not None and value > rule.ceiling:
-        return rule.ceiling
+def clamp(rule: Rule, value: float, *before: float) -> int | float:
+    """The number within the rule's bounds, which give way to the numbers that were there `before`."""
+    if rule.floor is not None and value < (floor := min((rule.floor, *before))):
+        return floor
+    if rule.ceiling is not None and value > (ceiling := max((rule.ceiling, *before))):
+        return ceiling
     return value
+
+
+# Moments
+
+Moment = int | float | Fraction
+_FRACTION: Final = re.compile(r"\.([0-9]+)")
+_FRACTION_DIGITS: Final = 18
+
+
+def moment(value: Any, by: Sequence[str]) -> Moment | None:
+    """The number or the RFC 3339 time (in Unix seconds, exactly) at the pointer `by` in the value; None without one."""
+    for segment in by:
+        if type(value) is dict:
+            value = value.get(segment)
+        elif type(value) is list and segment.isascii() and segment.isdigit() and str(int(segment[:9])) == segment:
+            value = value[int(segment)] if int(segment) < len(value) else None
+        else:
+            return None
+    if is_number(value):
+        found: Moment = value
+        return found
+    if type(value) is not str:
+        return None
+    fraction = _FRACTION.search(value)
+    seconds = parse_rfc3339(_FRACTION.sub("", value, count=1))
+    if seconds is None or fraction is None:
+        return seconds
+    digits = fraction[1][:_FRACTION_DIGITS]
+    return int(seconds) + Fraction(int(digits), 10 ** len(digits))
+
+
+def is_later(one: Any, other: Any, by: Sequence[str]) -> bool:
+    """Whether the moment of one value is later than that of the other; having one counts as later."""
+    mine, theirs = moment(one, by), moment(other, by)
+    return mine is not None and (theirs is None or mine > theirs)
+
+
+def with_later_moment(element: Any, others: Sequence[Any], by: Sequence[str]) -> Any:
+    """An element with the latest moment of those that were merged into it."""
+    for other in others:
+        if is_later(other, element, by):
+            element = _with_value_of(other, element, by)
+    return element
+
+
+def _with_value_of(source: Any, target: Any, by: Sequence[str]) -> Any:
+    if not by or type(source) is not dict:
+        return source
+    below = target if type(target) is dict else {}
+    return {**below, by[0]: _with_value_of(source[by[0]], below.get(by[0]), by[1:])}
 
 
 # Lists
@@ -89,44 +140,75 @@ class ListIndex:
         slots = self.where.get(identity)
         return slots[0] if slots else None
 
-    def become(self, values: list[Any], slots: dict[int, Any], last: dict[str, Any]) -> None:
-        """Index `values` from now on: the elements that stay in their slots, then those that come last, by identity."""
-        if len(slots) < len(self.slots):
-            gone = {identify(value, self.key) for slot, value in self.slots.items() if slot not in slots}
-            for identity in gone:
+    def become(self, values: list[Any], handles: Sequence[int | str]) -> None:
+        """Index `values` from now on. An element's handle is the slot that it keeps, or its identity for a new slot."""
+        slots: dict[int, Any] = {}
+        came: list[tuple[str, int]] = []
+        for handle, value in zip(handles, values, strict=True):
+            if type(handle) is int:
+                slots[handle] = value
+            else:
+                came.append((str(handle), self._next_slot))
+                slots[self._next_slot] = value
+                self._next_slot += 1
+        if len(slots) - len(came) < len(self.slots):
+            left = {identify(value, self.key) for slot, value in self.slots.items() if slot not in slots}
+            for identity in left:
                 self.where[identity] = [slot for slot in self.where[identity] if slot in slots]
+        for identity, slot in came:
+            self.where.setdefault(identity, []).append(slot)
         self.values, self.slots = values, slots
-        for identity, value in last.items():
-            slots[self._next_slot] = value
-            self.where.setdefault(identity, []).append(self._next_slot)
-            self._next_slot += 1
 
 
-def limited(rule: Rule, own: list[Any], merged: list[Any], shield: Shield) -> Sequence[int] | None:
-    """Which elements of `merged` the limit leaves; None where nothing of the guest is among them.
+def limited(
+    rule: Rule, own: list[Any], merged: list[Any], shield: Shield, moments: Sequence[Moment | None] = ()
+) -> Sequence[int] | None:
+    """Which elements of `merged` the limit leaves, in their order; None where nothing of the guest is among them.
 
-    What is the session's alone is never cut, and elements that hold a protected value (`shield` is the list's) stay.
+    What is the session's alone is never cut or sorted, and elements that hold a protected value (`shield` is the
+    list's) stay. `moments` are those of `merged`, for `keep: newest`.
     """
-    limit = rule.limit
-    if limit is None or len(merged) <= limit or equal(merged, own):
+    limit = len(merged) if rule.limit is None else rule.limit
+    if (len(merged) <= limit and rule.keep != "newest") or equal(merged, own):
         return range(len(merged))
     if rule.keep == "first":
         return None if len(own) > limit or limit == 0 else range(limit)
     elements = at_element(shield)
-    stay, before = _last(merged, limit, elements), _last(own, limit, elements)
-    if stay is None or (before and equal([merged[index] for index in stay], [own[index] for index in before])):
+    pinned = _protected_elements(merged, elements)
+    room = limit - len(pinned)
+    if len(merged) > limit and room <= 0:
         return None
-    return stay
+    if rule.keep == "newest":
+        order = sorted(range(len(merged)), key=lambda index: _newest_first(moments[index]))
+        loose = [index for index in order if index not in pinned][:room]
+        stay = pinned.union(loose)
+        kept = [index for index in order if index in stay]
+        return kept if any(index >= len(own) or merged[index] is not own[index] for index in kept) else None
+    loose = [index for index in range(len(merged)) if index not in pinned]
+    kept = sorted(pinned.union(loose[-room:]))
+    before = _last(own, limit, elements)
+    return None if before is not None and equal([merged[index] for index in kept], before) else kept
 
 
-def _last(values: list[Any], limit: int, shield: Shield) -> list[int] | None:
-    """The last `limit` elements, but those with protected values stay; None where these leave no room."""
-    pinned = {index for index, value in enumerate(values) if protected_part(value, shield) is not MISSING}
+def _last(values: list[Any], limit: int, shield: Shield) -> list[Any] | None:
+    """The last `limit` elements and those with protected values; None where these leave no room."""
+    pinned = _protected_elements(values, shield)
     room = limit - len(pinned)
     if room <= 0:
         return None
     loose = [index for index in range(len(values)) if index not in pinned]
-    return sorted(pinned.union(loose[-room:]))
+    return [values[index] for index in sorted(pinned.union(loose[-room:]))]
+
+
+def _protected_elements(values: list[Any], shield: Shield) -> set[int]:
+    """The indexes of the elements that hold a protected value."""
+    if not shield:
+        return set()
+    return {index for index, value in enumerate(values) if protected_part(value, shield) is not MISSING}
+
+
+def _newest_first(when: Moment | None) -> tuple[bool, Moment]:
+    return (True, 0) if when is None else (False, -when)
 
 
 # What is protected

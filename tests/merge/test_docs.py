@@ -6,15 +6,7 @@ from typing import Any
 import pytest
 
 from service.merge.policy import PROTECTED
-from service.merge.policy_parser import (
-    MAX_FAULTS,
-    MAX_KEY_NAMES,
-    MAX_PATH_CHARS,
-    MAX_PATHS,
-    MAX_PLACES,
-    compile_policy,
-    parse_policy_file,
-)
+from service.merge.policy_parser import compile_policy, parse_policy_file
 from service.merge.presets import SHIPPED
 from service.merge.receipts import Candidate, merge_guests
 from service.strict_json import equal
@@ -57,14 +49,3 @@ def test_every_rule_and_recipe_has_an_example() -> None:
 def test_the_page_names_what_is_shipped_and_protected() -> None:
     assert {name for name in SHIPPED if f"| `{name}` |" in PAGE} == SHIPPED.keys()
     assert f"{len(PROTECTED)} top-level names" in PAGE
-
-
-def test_the_page_names_the_limits() -> None:
-    for limit in (
-        f"{MAX_PATHS} PATHs a policy",
-        f"{MAX_PATH_CHARS:,} characters a PATH",
-        f"{MAX_KEY_NAMES} names a `key`",
-        f"At most {MAX_FAULTS} faults",
-        f"{MAX_PLACES:,} cases",
-    ):
-        assert limit in PAGE

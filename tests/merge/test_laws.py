@@ -56,7 +56,10 @@ bounds: st.SearchStrategy[dict[str, JSON]] = st.one_of(
 limits = st.fixed_dictionaries({}, optional={"limit": st.integers(0, 4)})
 limits_and_keep = st.fixed_dictionaries(
     {}, optional={"limit": st.integers(0, 4), "keep": st.sampled_from(["first", "last"])}
+) | st.fixed_dictionaries(
+    {"keep": st.just("newest"), "by": st.sampled_from(["", "/b", "/c"])}, optional={"limit": st.integers(0, 4)}
 )
+latest_rules = st.fixed_dictionaries({"rule": st.just("latest"), "by": st.sampled_from(["/a", "/b", "/b/a"])})
 key_names = st.one_of(names, st.sampled_from([["a", "b"], ["b"], ["a", "c"]]))
 
 
@@ -70,6 +73,8 @@ list_rules = with_options(["union", "append"], limits_and_keep)
 
 def rules(plain: list[str], list_options: st.SearchStrategy[dict[str, JSON]]) -> st.SearchStrategy[JSON]:
     simple = st.one_of(st.sampled_from(plain), number_rules, with_options(["union", "append"], list_options))
+    if "guest" in plain:
+        simple = simple | latest_rules
 
     def by_key(inner: st.SearchStrategy[JSON]) -> st.SearchStrategy[JSON]:
         return st.builds(
@@ -429,7 +434,8 @@ def assert_bounded(rule: JSON, own: JSON, value: JSON) -> None:
     if equal(own, value):
         return
     if type(value) in (int, float):
-        assert rule.get("floor", value) <= value <= rule.get("ceiling", value)
+        before = [own] if type(own) in (int, float) else []
+        assert min([rule.get("floor", value), *before]) <= value <= max([rule.get("ceiling", value), *before])
     elif isinstance(value, list):
         assert len(value) <= rule.get("limit", len(value))
         for each in value if rule["rule"] == "by_key" else []:

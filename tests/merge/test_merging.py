@@ -247,6 +247,7 @@ def test_protected_values_are_cut_and_reported() -> None:
 # The rules
 
 ABSENT = "absent"
+LATEST = {"rule": "latest", "by": "/at"}
 
 
 @pytest.mark.parametrize(
@@ -297,6 +298,32 @@ ABSENT = "absent"
         ({"rule": "union", "keep": "last"}, [1, 2, 3], [1, 4], [2, 3, 1, 4]),
         ("append", [1], [1, 2], [1, 1, 2]),
         ("append", {"a": 1}, [1], {"a": 1}),
+        (LATEST, {"at": 1, "x": 1}, {"at": 2, "y": 2}, {"at": 2, "y": 2}),
+        (LATEST, {"at": 2, "x": 1}, {"at": 1, "y": 2}, {"at": 2, "x": 1}),
+        (LATEST, {"at": 1, "x": 1}, {"at": 1.0, "y": 2}, {"at": 1, "x": 1}),
+        (LATEST, {"at": 1}, {"y": 2}, {"at": 1}),
+        (LATEST, {"x": 1}, {"at": 0}, {"at": 0}),
+        (LATEST, {"x": 1}, {"y": 2}, {"x": 1}),
+        (LATEST, {"at": True}, {"at": "noon"}, {"at": True}),
+        (LATEST, ABSENT, {"y": 2}, {"y": 2}),
+        (LATEST, None, {"y": 2}, {"y": 2}),
+        (LATEST, 5, {"at": 1}, 5),
+        (LATEST, {"x": 1}, 5, {"x": 1}),
+        (LATEST, ABSENT, 5, ABSENT),
+        ({"rule": "latest", "by": "/a/1"}, {"a": [9, 1]}, {"a": [0, 2]}, {"a": [0, 2]}),
+        (
+            LATEST,
+            {"at": "2026-01-31T23:59:59.9Z"},
+            {"at": "2026-02-01T02:00:00+02:00"},
+            {"at": "2026-02-01T02:00:00+02:00"},
+        ),
+        (
+            LATEST,
+            {"at": "2026-01-01T00:00:00.000000001Z"},
+            {"at": "2026-01-01T00:00:00Z"},
+            {"at": "2026-01-01T00:00:00.000000001Z"},
+        ),
+        (LATEST, {"at": "2026-01-01T00:00:00Z"}, {"at": 1767225601}, {"at": 1767225601}),
     ],
 )
 def test_a_rule_makes_of_both_values(rule: JSON, session: JSON, from_guest: JSON, result: JSON) -> None:
@@ -551,8 +578,14 @@ def test_a_ceiling_stands_before_an_overflow() -> None:
         ({"rule": "sum", "ceiling": 9}, 12, 0, 12, None),
         ({"rule": "max", "ceiling": 9}, 12, 10, 12, None),
         ({"rule": "min", "floor": 9}, 3, 4, 3, None),
-        # but what a guest added to is bounded
-        ({"rule": "sum", "ceiling": 9}, 12, 1, 9, "bounded"),
+        # a bound takes nothing of what the session had
+        ({"rule": "sum", "ceiling": 99}, 150, 2, 150, "bounded"),
+        ({"rule": "sum", "ceiling": 99}, 150, -10, 140, None),
+        ({"rule": "sum", "ceiling": 99}, 150, -140, 10, None),
+        ({"rule": "sum", "floor": 0}, -5, -2, -5, "bounded"),
+        ({"rule": "sum", "floor": 0}, -5, 2, -3, None),
+        ({"rule": "max", "ceiling": 9}, 12, 15, 12, "bounded"),
+        ({"rule": "min", "floor": 0}, -5, -7, -5, "bounded"),
     ],
 )
 def test_floor_and_ceiling_hold_where_a_guest_contributed(
@@ -599,6 +632,93 @@ def test_a_limit_holds_where_a_guest_contributed(
     assert merged.payload.get("x", ABSENT) == result
     own = None if session == ABSENT else session
     assert conflicts(merged) == ([] if kept is None else [("/x", own, from_guest, kept, rule["rule"])])
+
+
+def newest(rule: str = "union", **options: JSON) -> JSON:
+    return {"rule": rule, "keep": "newest", "by": "/at", **options}
+
+
+@pytest.mark.parametrize(
+    ("rule", "session", "from_guest", "result", "kept"),
+    [
+        (newest(), [{"at": 1}, {"at": 5}], [{"at": 3}], [{"at": 5}, {"at": 3}, {"at": 1}], None),
+        (newest(), [{"at": 1}, {"at": 5}], [{"at": 5.0}], [{"at": 1}, {"at": 5}], None),
+        (newest(limit=2), [{"at": 1}, {"at": 5}], [{"at": 3}], [{"at": 5}, {"at": 3}], "bounded"),
+        (newest(limit=2), [{"at": 4}, {"at": 5}], [{"at": 3}], [{"at": 4}, {"at": 5}], "session"),
+        (newest(limit=1), [{"at": 4}, {"at": 5}], [{"at": 6}], [{"at": 6}], "bounded"),
+        (newest(limit=0), [{"at": 4}], [{"at": 6}], [{"at": 4}], "session"),
+        (newest("append"), [{"at": 1}, "x"], [{"at": 1}, {"at": 2}], [{"at": 2}, {"at": 1}, {"at": 1}, "x"], None),
+        (
+            newest(),
+            ABSENT,
+            ["x", {"at": 1}, {"at": "1970-01-01T00:00:02Z"}],
+            [{"at": "1970-01-01T00:00:02Z"}, {"at": 1}, "x"],
+            None,
+        ),
+        (
+            newest("by_key", key="id"),
+            [{"id": 1, "at": 1}, {"id": 2, "at": 2}],
+            [{"id": 1, "at": 3}, {"id": 3, "at": 1}],
+            [{"id": 1, "at": 3}, {"id": 2, "at": 2}, {"id": 3, "at": 1}],
+            None,
+        ),
+        (
+            newest("by_key", key="id"),
+            [{"id": 1, "at": 9}],
+            [{"id": 1, "at": 3, "x": 1}],
+            [{"id": 1, "at": 9, "x": 1}],
+            None,
+        ),
+        (
+            newest("by_key", key="id", by="/o/at"),
+            [{"id": 1}],
+            [{"id": 1, "o": {"at": 3}}],
+            [{"id": 1, "o": {"at": 3}}],
+            None,
+        ),
+    ],
+)
+def test_the_newest_come_first_and_stay(
+    rule: JSON, session: JSON, from_guest: JSON, result: JSON, kept: str | None
+) -> None:
+    start = {} if session == ABSENT else {"x": session}
+    merged = merge(start, guest({"x": from_guest}), policy={"rules": {"/x": rule}})
+
+    assert repr(merged.payload.get("x", ABSENT)) == repr(result)
+    assert [each[3] for each in conflicts(merged) if each[0] == "/x"] == ([] if kept is None else [kept])
+
+
+def test_the_newest_of_many_guests_are_those_of_each_in_turn() -> None:
+    policy = {"rules": {"/x": newest("by_key", key="id", limit=4)}}
+    guests = [
+        guest({"x": [{"id": (7 * each + number) % 6, "at": 10 * each + number} for number in range(3)]}, started=each)
+        for each in range(6)
+    ]
+
+    one_by_one: dict[str, JSON] = {"x": []}
+    for each in guests:
+        one_by_one = merge(one_by_one, each, policy=policy).payload
+
+    together = merge({"x": []}, *guests, policy=policy).payload
+    assert together == one_by_one
+    assert [line["at"] for line in together["x"]] == [52, 51, 50, 40]
+
+
+def test_the_newest_leave_elements_with_protected_values() -> None:
+    policy = {"rules": {"/x": newest(limit=2)}, "protect": ["/x/*/p"]}
+
+    result = merge({"x": [{"p": 1, "at": 0}, {"at": 2}]}, guest({"x": [{"at": 3}]}), policy=policy)
+
+    assert result.payload["x"] == [{"at": 3}, {"p": 1, "at": 0}]
+
+
+def test_the_latest_object_keeps_what_is_protected() -> None:
+    policy = {"rules": {"/x": LATEST}, "protect": ["/x/p"]}
+
+    result = merge({"x": {"at": 1, "p": 1}}, guest({"x": {"at": 2, "p": 2}}), policy=policy)
+
+    assert result.payload["x"] == {"at": 2, "p": 1}
+    assert [each.path for each in result.conflicts] == ["/x/p"]
 
 
 def test_a_list_that_was_over_its_limit_before_takes_nothing_of_a_guest_by_key_either() -> None:
@@ -999,6 +1119,20 @@ def test_the_sessions_elements_are_identified_once_however_many_guests_and_eleme
     assert result.payload["cart"] == [{"sku": 1, "o": list(range(150))}]
     assert result.payload["l"] == [*range(100), *range(1000, 1005)]
     assert Counted.looks == 200
+
+
+@pytest.mark.parametrize("limit", [90, 100, 110])
+def test_a_list_whose_elements_move_is_still_identified_once(limit: int) -> None:
+    Counted.looks = 0
+    start = {"l": [Counted(number) for number in range(100)]}
+    policy = compile_policy({"default": {"rule": "union", "keep": "last", "limit": limit}})
+    guests = [Candidate(n, guest({"l": [50 + n, 1000 + n]}, subject=f"{n}", started=n)) for n in range(9)]
+
+    merged = merge_guests(start, guests, policy).payload["l"]
+
+    assert merged[-2:] == [58, 1008]
+    assert len(merged) == min(limit, 109)
+    assert Counted.looks <= 130  # and once more for each element that moves or is cut
 
 
 def test_what_one_guest_says_of_a_list_in_many_elements_is_one_change() -> None:

@@ -12,7 +12,7 @@ from service.merge.receipts import Candidate, merge_guests
 from service.tokens.claims import GuestClaims
 
 JSON = Any
-RULE_NAMES = "session, guest, guest_if_empty, drop, deep, sum, max, min, union, append, by_key"
+RULE_NAMES = "session, guest, guest_if_empty, drop, latest, deep, sum, max, min, union, append, by_key"
 
 
 def merged(policy: Policy, session: dict[str, JSON], payload: dict[str, JSON]) -> dict[str, JSON]:
@@ -68,14 +68,24 @@ def file_faults(text: bytes, kind: Any) -> list[Fault]:
             "/default/limit",
             "is unknown here; known are: ceiling, floor, rule",
         ),
-        ({"default": {"rule": "union", "key": "a"}}, "/default/key", "is unknown here; known are: keep, limit, rule"),
+        (
+            {"default": {"rule": "union", "key": "a"}},
+            "/default/key",
+            "is unknown here; known are: by, keep, limit, rule",
+        ),
         ({"default": {"rule": "deep", "fields": {}}}, "/default/fields", "is unknown here; known are: rule"),
         ({"default": {"rule": "union", "limit": -1}}, "/default/limit", "must be a whole number, 0 or more"),
         ({"default": {"rule": "union", "limit": True}}, "/default/limit", "must be a whole number, 0 or more"),
         ({"default": {"rule": "union", "limit": 1.0}}, "/default/limit", "must be a whole number, 0 or more"),
         ({"default": {"rule": "union", "limit": None}}, "/default/limit", "must be a whole number, 0 or more"),
-        ({"default": {"rule": "append", "keep": "newest"}}, "/default/keep", 'must be "first" or "last"'),
-        ({"default": {"rule": "append", "keep": []}}, "/default/keep", 'must be "first" or "last"'),
+        ({"default": {"rule": "append", "keep": "oldest"}}, "/default/keep", 'must be "first", "last" or "newest"'),
+        ({"default": {"rule": "append", "keep": []}}, "/default/keep", 'must be "first", "last" or "newest"'),
+        ({"default": {"rule": "append", "keep": "newest"}}, "/default/by", "must be given, a JSON Pointer"),
+        ({"default": "latest"}, "/default/by", "must be given, a JSON Pointer"),
+        ({"default": {"rule": "latest", "by": 5}}, "/default/by", "must be a JSON Pointer, that is a string"),
+        ({"default": {"rule": "latest", "by": "at"}}, "/default/by", "is no JSON Pointer: a JSON Pointer is"),
+        ({"default": {"rule": "union", "by": "/at"}}, "/default/by", 'belongs to "keep": "newest"'),
+        ({"default": {"rule": "sum", "by": "/at"}}, "/default/by", "is unknown here; known are: ceiling, floor, rule"),
         (
             {"default": {"rule": "max", "floor": "1"}},
             "/default/floor",
@@ -162,17 +172,8 @@ def nested(depth: int) -> JSON:
     return rule
 
 
-def test_fields_nest_16_times_and_no_deeper() -> None:
-    compile_policy({"default": nested(16)})
-
-    assert faults({"default": nested(17)}) == [
-        ("/default" + "/fields/~1x" * 16 + "/fields", "nests deeper than 16 times")
-    ]
-    assert len(faults({"default": nested(200)})) == 1
-    compile_policy({"rules": {"/y": nested(16)}})
-    assert [path for path, _ in faults({"rules": {"/y": nested(17)}})] == [
-        "/rules/~1y" + "/fields/~1x" * 16 + "/fields"
-    ]
+def test_fields_nest_as_deep_as_a_document_can() -> None:
+    compile_policy({"default": nested(50)})
 
 
 def test_a_path_has_as_many_segments_as_a_payload_nests_and_a_limit_is_any_whole_number_of_json() -> None:
@@ -183,64 +184,34 @@ def test_a_path_has_as_many_segments_as_a_payload_nests_and_a_limit_is_any_whole
     ]
 
 
-def test_a_policy_has_512_paths_at_most_those_of_fields_and_protect_included() -> None:
-    rules = {f"/{number}": {"rule": "by_key", "key": "k", "fields": {"/x": "sum"}} for number in range(255)}
-    compile_policy({"rules": rules, "protect": ["/y", "/z"]})
+def test_a_policy_has_no_bound_on_its_paths_and_names_but_the_places_that_they_make() -> None:
+    by_key = {"rule": "by_key", "key": [str(number) for number in range(500)], "fields": {"/x": "sum"}}
+    compile_policy({"rules": {f"/{number}{'x' * 1_000}": by_key for number in range(2_000)}})
 
-    assert faults({"rules": rules, "protect": ["/x", "/y", "/z"]}) == [
-        ("", "has too many PATHs: a policy has at most 512")
+    assert faults({"protect": [f"/{number}" for number in range(20_000)]}) == [
+        ("/protect", "makes more than 16384 cases: it has too many PATHs, or `*` in too many ways")
     ]
-    assert faults({"default": rules["/0"] | {"fields": dict.fromkeys(map(str, range(513)), "no rule")}}) == [
-        ("", "has too many PATHs: a policy has at most 512")
-    ]
-
-
-def test_a_key_has_16_names_at_most() -> None:
-    names = [str(number) for number in range(17)]
-    compile_policy({"default": {"rule": "by_key", "key": names[:16]}})
-
-    assert faults({"default": {"rule": "by_key", "key": names}}) == [("/default/key", "has more than 16 names")]
 
 
 def test_a_hundred_faults_are_told_and_no_more() -> None:
     assert len(faults({"protect": ["no PATH"] * 500})) == 100
 
 
-def test_a_path_has_1024_characters_at_most() -> None:
-    compile_policy({"rules": {"/" + "a" * 1023: "sum"}})
-
-    long = "/" + "a" * 1024
-    assert faults({"rules": {long: "summ"}, "default": 5}) == [
-        (f"/rules/~1{long[1:]}", "is longer than 1024 characters")
-    ]
-
-
 def test_a_hundred_faults_are_told_of_a_file_and_no_more() -> None:
     assert len(file_faults(json.dumps({f"{number}": 5 for number in range(101)}).encode(), "json")) == 100
-
-
-def test_faults_with_long_paths_are_told_until_it_is_enough() -> None:
-    rule: JSON = {f"{number}": "sum" for number in range(100)}
-    for _ in range(10):
-        rule = {"/" + "~0" * 500: {"rule": "by_key", "key": "k", "fields": rule}}
-
-    told = faults({"rules": rule})
-
-    assert sum(len(path) for path, _ in told) < 100_000
-    assert len(told) < 10
 
 
 def test_stars_that_multiply_are_a_fault_and_cost_nothing() -> None:
     diagonal = ["/".join(["", *("a" if column == row else "*" for column in range(20))]) for row in range(20)]
 
     assert faults({"rules": dict.fromkeys(diagonal, "sum")}) == [
-        ("/rules", "has `*` in so many ways that they make more than 4096 cases")
+        ("/rules", "makes more than 16384 cases: it has too many PATHs, or `*` in too many ways")
     ]
     assert [path for path, _ in faults({"protect": diagonal})] == ["/protect"]
 
 
 def test_a_policy_with_every_member_compiles() -> None:
-    by_key = {"rule": "by_key", "key": ["a", "b"], "limit": 0, "keep": "last", "fields": {"": "deep", "/x/*": "max"}}
+    by_key = {"rule": "by_key", "key": ["a", "b"], "limit": 0, "keep": "newest", "by": "/at", "fields": {"": "deep"}}
     compile_policy(
         {
             "rules": {
@@ -375,6 +346,11 @@ def test_faults_in_a_file_start_with_the_policys_name() -> None:
     [
         (b"{", "json", "Expecting property name"),
         (b"[]", "json", "must be an object of named policies"),
+        (
+            b'{"a": ' + b'{"a": ' * 40 + b"1" + b"}" * 41,
+            "json",
+            "must be an object of named policies that nests at most 32",
+        ),
         (b'{"a": {}, "a": {}}', "json", 'an object has the member "a" twice'),
         (b'{"a": {"default": {"rule": "max", "floor": NaN}}}', "json", "NaN is no JSON"),
         (b'{"a": {"default": {"rule": "max", "floor": 1%s}}}' % (b"0" * 50), "json", "a whole number is"),
