@@ -150,7 +150,7 @@ def test_every_problem_of_a_request_is_described_with_its_code() -> None:
     described = API["components"]["schemas"]["ProblemCode"]["enum"]
 
     assert set(error_codes(errors.GuestSessionsError)) <= set(described)
-    assert described == list(PROBLEMS)
+    assert set(described) == set(PROBLEMS)
 
 
 def test_the_example_problems_have_the_status_and_the_title_of_the_table() -> None:
@@ -172,7 +172,7 @@ def test_reasons_and_reserved_claims_are_those_of_the_code() -> None:
     reasons = list(get_args(errors.Reason))
     assert schemas["Reason"]["enum"] == reasons
     assert schemas["SkippedToken"]["properties"]["reason"]["enum"] == [*reasons, "superseded", "already_merged"]
-    assert schemas["MergeRuleName"]["enum"] == list(get_args(RuleName))
+    assert set(schemas["MergeRuleName"]["enum"]) == set(get_args(RuleName))
     assert set(schemas["FurtherClaims"]["propertyNames"]["not"]["enum"]) == claims.RESERVED
 
 
