@@ -63,7 +63,7 @@ func main() {
 			"cart":     []any{map[string]any{"sku": "tea", "qty": 98}, map[string]any{"sku": "mug", "qty": 1}},
 			"currency": "USD",
 		},
-		Policy: &guests.MergeRequestPolicy{Policy: &guests.Policy{
+		Policy: &guests.PolicyOrName{Policy: &guests.Policy{
 			Rules: map[string]guests.Rule{"/cart": guests.MergeRuleAsRule(&byKey), "/currency": theirs},
 		}},
 	}).Execute())

@@ -41,7 +41,7 @@ class FlowTest {
             .tokens(Arrays.asList(jsonPatched.getToken(), "not a token"))
             .session(members("currency", "USD", "cart",
                 Arrays.asList(members("sku", "tea", "qty", 98), members("sku", "mug", "qty", 1))))
-            .policy(new MergeRequestPolicy(policy)));
+            .policy(new PolicyOrName(policy)));
 
         ApiException refusal = assertThrows(ApiException.class,
             () -> api.issue(null, new IssueRequest().claims(members("exp", 1))));

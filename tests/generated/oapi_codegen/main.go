@@ -65,7 +65,7 @@ func main() {
 
 	var quantity, byKey, theirs guests.Rule
 	var key guests.MergeRule_Key
-	var policy guests.MergeRequest_Policy
+	var policy guests.PolicyOrName
 	check(quantity.FromMergeRule(guests.MergeRule{Rule: guests.MergeRuleNameSum, Ceiling: ref(99.0)}))
 	check(key.FromMergeRuleKey0("sku"))
 	check(byKey.FromMergeRule(guests.MergeRule{

@@ -9,7 +9,7 @@ use guests::apis::verifiers_api::jwks;
 use guests::apis::Error;
 use guests::models::json_patch_operation::Op;
 use guests::models::{
-    IssueRequest, JsonPatchOperation, MergeRequest, MergeRequestPolicy, MergeRule, MergeRuleKey, MergeRuleName, Policy,
+    IssueRequest, JsonPatchOperation, MergeRequest, MergeRule, MergeRuleKey, MergeRuleName, Policy, PolicyOrName,
     RefreshRequest, Rule, Verdict, VerifyRequest,
 };
 use serde_json::{json, Value};
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     ]));
     let mut handover = MergeRequest::new(vec![json_patched.token.clone(), "not a token".into()]);
     handover.session = object(json!({"cart": [{"sku": "tea", "qty": 98}, {"sku": "mug", "qty": 1}], "currency": "USD"}));
-    handover.policy = Some(Box::new(MergeRequestPolicy::Policy(Box::new(policy))));
+    handover.policy = Some(Box::new(PolicyOrName::Policy(Box::new(policy))));
     let merged = merge(&api, handover).await?;
 
     let mut wrong = IssueRequest::new();
