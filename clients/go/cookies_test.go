@@ -49,6 +49,7 @@ func TestCookiesThatAreRead(t *testing.T) {
 		"quoted":                      {[]string{"Cookie", cookie + `="` + mine + `"`}, "mine"},
 		"in several header lines":     {[]string{"Cookie", "theme=dark", "Cookie", cookie + "=" + mine}, "mine"},
 		"another name":                {[]string{"Cookie", cookie + "x=" + mine + "; x" + cookie + "=" + mine}, ""},
+		"a name with SP after it":     {[]string{"Cookie", cookie + " =" + mine}, ""},
 		"a name in another case":      {[]string{"Cookie", strings.ToLower(cookie) + "=" + mine}, ""},
 		"after a bad one":             {[]string{"Cookie", cookie + "=bad; " + cookie + "=" + mine}, "mine"},
 		"the first guest":             {[]string{"Cookie", cookie + "=" + mine + "; " + cookie + "=" + other}, "mine"},

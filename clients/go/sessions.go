@@ -135,11 +135,7 @@ func (s *Sessions[P]) read(r *http.Request) *Guest[P] {
 	}
 	cookies := 0
 	for _, name := range s.config.CookieNames {
-		var values []string
-		// Only SP and HTAB count as white space here, and what precedes a name otherwise makes it another one.
-		for _, cookie := range r.CookiesNamed(name) {
-			values = append(values, cookie.Value)
-		}
+		values := cookieValues(r.Header["Cookie"], name)
 		cookies += len(values)
 		if guest.readTokens(r.Context(), values) {
 			guest.cookieName, guest.hasTwin = name, len(values) > 1
@@ -152,6 +148,25 @@ func (s *Sessions[P]) read(r *http.Request) *Guest[P] {
 		guest.bearer = found || cookies == 0
 	}
 	return guest
+}
+
+// cookieValues returns every value under the name, without quotes. It is stricter than net/http, which passes over white
+// space before the "=", and like the service: only SP and HTAB before the name are none of it (RFC 6265, section 4.2.1).
+func cookieValues(lines []string, name string) []string {
+	var values []string
+	for _, line := range lines {
+		for pair := range strings.SplitSeq(line, ";") {
+			found, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
+			if found != name || value == "" {
+				continue
+			}
+			if quoted := len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"'; quoted {
+				value = value[1 : len(value)-1]
+			}
+			values = append(values, value)
+		}
+	}
+	return values
 }
 
 // isNavigation reports whether a person opens a page, as browsers say.

@@ -140,7 +140,7 @@ func (s *shop) late(w http.ResponseWriter, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, _ = io.WriteString(w, "started")
+	_, _ = io.WriteString(w, "started\n")
 	var refused *guestsessions.Error
 	if errors.As(s.guest(r).Replace(r.Context(), body), &refused) {
 		_, _ = io.WriteString(w, refused.Code)
