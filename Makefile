@@ -168,6 +168,22 @@ client-go: ## pack the Go client into dist/goproxy, and build its conformance ap
 test-client-go: $(VENV)/.dev ## the packed Go client's own tests, and its README's program on the real service; needs Go
 	$(BIN)/pytest -n 0 --timeout 600 tests/clients/test_go_module.py
 
+LOGIN_VENV ?= .venv-login
+LOGIN_BIN := $(LOGIN_VENV)/bin
+$(LOGIN_VENV)/.made: requirements/login.txt
+	$(call install,$(LOGIN_VENV),the locked auth systems,login)
+	@touch $@
+
+LOGIN := examples/login
+$(LOGIN)/node_modules/.made: $(LOGIN)/package.json $(LOGIN)/package-lock.json
+	@cd $(LOGIN) && npm ci --silent --no-audit --no-fund && touch node_modules/.made
+
+.PHONY: test-login
+test-login: client-python client-javascript $(VENV)/.run $(LOGIN_VENV)/.made $(LOGIN)/node_modules/.made ## handing over at login in SuperTokens, better-auth, Auth.js, Django and Authlib, on the built clients; needs npm
+	@$(LOGIN_BIN)/python $(PIP_INSTALL) --force-reinstall dist/guest_sessions_client-*.whl
+	@cd $(LOGIN) && npm install --silent --no-save --no-audit --no-fund $(abspath dist)/guest-sessions-*.tgz
+	GUEST_SERVICE_PYTHON=$(abspath $(BIN))/python $(LOGIN_BIN)/pytest -n $(PYTEST_WORKERS) --timeout 300 --confcutdir=tests/login tests/login
+
 .PHONY: test-gateways
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
 	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways
@@ -267,13 +283,14 @@ lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python,
 	$(LOCK) pyproject.toml --group demo -c requirements/dev.txt -o requirements/demo.txt
 	$(LOCK) pyproject.toml --group gateways -c requirements/dev.txt -o requirements/gateways.txt
 	$(LOCK) pyproject.toml --group clients -c requirements/dev.txt -o requirements/clients.txt
+	$(LOCK) --group login -o requirements/login.txt
 	$(LOCK) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 # `data` holds keys and `.env` secrets: both stay.
 .PHONY: clean
 clean: ## remove what was built, but neither data/ nor .env
-	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(AUDIT_VENV) .venv-3.*
-	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist
+	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(LOGIN_VENV) $(AUDIT_VENV) .venv-3.*
+	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist $(LOGIN)/node_modules
 	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
 	find service tests soak benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
