@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from service.merge.handover import Candidate, merge_guests
 from service.merge.policy_parser import compile_policy
 from service.merge.presets import SHIPPED
-from service.merge.receipts import Candidate, merge_guests
 from service.tokens.claims import GuestClaims
 
 TEN_RULES: dict[str, Any] = {

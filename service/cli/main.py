@@ -26,9 +26,9 @@ from service.errors import Fault, GuestSessionsError, InvalidPolicy, InvalidRequ
 from service.http import schemas
 from service.http.auth import is_loopback, parse_api_keys_file
 from service.keys.signer import inspect as decode_unverified
+from service.merge.handover import Candidate, merge_guests
 from service.merge.policy import Policy
 from service.merge.policy_parser import compile_policy
-from service.merge.receipts import Candidate, merge_guests
 from service.merge.service import Merged, Refused
 from service.tokens.claims import GuestClaims
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from service.merge.receipts import MergeResult
+from service.merge.handover import MergeResult
 from service.merge.service import Refused
 
 

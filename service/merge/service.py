@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from service.errors import InvalidToken, Reason, TokenTooLarge
+from service.merge.handover import Candidate, MergeResult, Skipped, merge_guests
 from service.merge.policy import Policy
-from service.merge.receipts import Candidate, MergeResult, Skipped, merge_guests
 from service.tokens.claims import GuestClaims
 from service.tokens.compute import Compute, run_inline
 from service.tokens.service import SignedToken, TokenService

@@ -22,6 +22,9 @@ RESERVED = REGISTERED | {"nbf", "active", "token_type"}
 SUBJECT: Final = "[!-~]{1,255}"
 """A guest's id as a regular expression: U+0021 to U+007E, so that it fits a header as it stands."""
 
+_DERIVED_SUBJECT: Final = re.compile(r"G-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""A guest's id that was derived from an `Idempotency-Key`: a UUID of version 8 (RFC 9562, section 5.8)."""
+
 MAX_NUMERIC_DATE_S: Final = MAX_SAFE_INTEGER
 """The latest date taken, so that every verifier reads the same."""
 
@@ -46,9 +49,11 @@ class GuestClaims(msgspec.Struct, frozen=True):
         return self.expires_at_s - self.issued_at_s
 
     @property
-    def lineage(self) -> tuple[str, int]:
-        """What all tokens of one guest share."""
-        return self.subject, self.first_issued_at_s
+    def lineage(self) -> tuple[str, ...]:
+        """What all tokens of one guest share: subject and first time, or a derived subject alone."""
+        if _DERIVED_SUBJECT.fullmatch(self.subject):
+            return (self.subject,)
+        return self.subject, str(self.first_issued_at_s)
 
     def to_json(self) -> dict[str, Any]:
         """The claims as the token's body carries them (RFC 7519, section 4)."""

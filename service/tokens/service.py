@@ -257,7 +257,7 @@ class TokenService:
             return f"G-{UUID(bytes=self._random_bytes(16), version=4)}"
         # Keyed, so that who knows a visitor's key cannot work out the guest's id, nor the other way round.
         digest = hmac.digest(keys.ring.derivation_secret, idempotency_key.encode("ascii"), hashlib.sha256)
-        return f"G-{UUID(bytes=digest[:16], version=4)}"
+        return f"G-{_uuid8(digest[:16])}"
 
     def _token_id(self) -> str:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
@@ -267,6 +267,12 @@ def _changed(payload: dict[str, Any], patch: PayloadPatch) -> dict[str, Any] | N
     """The payload after the change; None where that is equal to what it was."""
     changed = patch.apply(payload)
     return None if equal(changed, payload) else changed
+
+
+def _uuid8(custom: bytes) -> UUID:
+    """A UUID of version 8 (RFC 9562, section 5.8), which `uuid.UUID` makes from Python 3.14 on."""
+    version, variant = 0x8 << 76, 0b10 << 62
+    return UUID(int=int.from_bytes(custom) & ~(0xF << 76) & ~(0b11 << 62) | version | variant)
 
 
 def decode_claims(body: bytes) -> dict[str, Any]:

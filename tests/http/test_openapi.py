@@ -11,9 +11,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from service import errors
 from service.http.problems import PROBLEMS
+from service.merge.handover import Candidate, merge_guests
 from service.merge.policy import RuleName
 from service.merge.policy_parser import compile_policy
-from service.merge.receipts import Candidate, merge_guests
 from service.tokens import claims
 from tests.openapi import API, ROOT, faults, resolved
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from service.merge.handover import Candidate, merge_guests
 from service.merge.policy import PROTECTED
 from service.merge.policy_parser import compile_policy, parse_policy_file
 from service.merge.presets import SHIPPED
-from service.merge.receipts import Candidate, merge_guests
 from service.strict_json import equal
 from service.tokens.claims import GuestClaims
 

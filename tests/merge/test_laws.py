@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from service.merge.handover import Candidate, MergeResult, merge_guests
 from service.merge.policy_parser import compile_policy
-from service.merge.receipts import Candidate, MergeResult, merge_guests
 from service.strict_json import canonical, equal, parse_pointer
 from service.tokens.claims import GuestClaims
 
@@ -196,9 +196,9 @@ def test_without_a_guest_the_session_comes_back_equal(session: dict[str, JSON], 
 def test_an_empty_guest_changes_nothing(session: dict[str, JSON], policy: dict[str, JSON]) -> None:
     result = merge(session, [guest({})], policy)
 
-    assert equal(without_receipts(result.payload), session)
-    assert result.merged
-    assert (result.conflicts, result.changes) == ((), ())
+    assert result.payload is session
+    assert [each.reason for each in result.skipped] == ["empty"]
+    assert (result.merged, result.conflicts, result.changes) == (False, (), ())
 
 
 @law
@@ -209,7 +209,7 @@ def test_merging_again_changes_nothing(come: Login, policy: dict[str, JSON]) -> 
 
     assert repr(again.payload) == repr(first.payload)
     assert (again.merged, again.conflicts, again.changes) == (False, (), ())
-    assert again.last == first.last
+    assert first.last is None or (again.last is not None and again.last.token_id == first.last.token_id)
 
 
 @law
@@ -241,6 +241,7 @@ def test_guests_that_come_together_are_as_if_they_came_one_after_another(come: L
     together = merge(*come, policy)
     skipped = {each.index for each in together.skipped}
     counted = [each for index, each in enumerate(come.guests) if index not in skipped]
+    assume(len({each.lineage for each in counted}) == len(counted))  # siblings come as one guest
 
     results = [MergeResult(come.session)]
     for each in sorted(counted, key=lambda claims: (claims.first_issued_at_s, claims.subject)):

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from service.errors import Fault, InvalidRequest
+from service.merge.handover import Candidate, MergedGuest, MergeResult, Skipped, merge_guests
 from service.merge.policy_parser import compile_policy
 from service.merge.presets import SHIPPED
-from service.merge.receipts import Candidate, MergedGuest, MergeResult, Skipped, merge_guests, receipt_id
+from service.merge.receipts import receipt_id
 from service.tokens.claims import GuestClaims
 
 JSON = Any
@@ -89,21 +90,70 @@ def test_an_older_version_than_the_receipt_is_already_merged() -> None:
     assert merge(first.payload, guest({"n": 1}, version=4)).skipped == (Skipped(0, "already_merged", "G-1"),)
 
 
-@pytest.mark.parametrize(
-    ("newest", "older"),
-    [
-        (guest({"n": 2}, version=3), guest({"n": 1}, version=2, issued=9000, token_id="z")),
-        (guest({"n": 2}, issued=2001), guest({"n": 1}, issued=2000, token_id="z")),
-        (guest({"n": 2}, token_id="b"), guest({"n": 1}, token_id="a")),
-    ],
-    ids=["highest ver", "then latest iat", "then greatest jti"],
-)
-def test_of_one_lineage_only_the_newest_counts(newest: GuestClaims, older: GuestClaims) -> None:
+def test_of_one_lineage_only_the_highest_version_counts() -> None:
+    newest, older = guest({"n": 2}, version=3), guest({"n": 1}, version=2, issued=9000, token_id="z")
+
     result = merge({}, older, newest, older)
 
     assert result.payload["n"] == 2
     assert result.skipped == (Skipped(0, "superseded", "G-1"), Skipped(2, "superseded", "G-1"))
     assert merge({}, newest, older).payload == result.payload
+
+
+SIBLINGS_POLICY = {"rules": {"/n": "sum", "/log": "append"}, "default": "session"}
+
+
+@pytest.mark.parametrize(
+    "older", [{"issued": 2000, "token_id": "z"}, {"issued": 2001, "token_id": "a"}], ids=["earlier iat", "lesser jti"]
+)
+def test_siblings_count_as_one_guest_that_loses_and_doubles_nothing(older: dict[str, Any]) -> None:
+    first = guest({"n": 5, "log": ["a", "b"], "t": "old", "o": 1}, version=3, **older)
+    second = guest({"n": 4, "log": ["a", "c"], "t": "new"}, version=3, issued=2001, token_id="b")
+
+    result = merge({"n": 1, "log": []}, first, second, first, policy=SIBLINGS_POLICY)
+
+    assert {name: result.payload[name] for name in "nto"} == {"n": 6, "t": "new", "o": 1}
+    assert result.payload["log"] == ["a", "c", "b"]
+    assert result.guests == (MergedGuest("G-1", 3, weakened=False),)
+    assert result.skipped == (Skipped(2, "superseded", "G-1"),)
+    assert result.last is not None
+    assert result.last.token_id == "b"
+    assert merge({"n": 1, "log": []}, second, first, policy=SIBLINGS_POLICY).payload == result.payload
+
+
+def test_a_sibling_that_comes_after_its_version_was_merged_is_merged_already() -> None:
+    first, second = guest({"n": 1}, token_id="a"), guest({"n": 2}, token_id="b")
+    merged = merge({}, second)
+
+    assert merge(merged.payload, first).skipped == (Skipped(0, "already_merged", "G-1"),)
+    assert merge(merged.payload, first, second).skipped == (
+        Skipped(0, "already_merged", "G-1"),
+        Skipped(1, "already_merged", "G-1"),
+    )
+
+
+def test_siblings_of_equal_payloads_are_one_token_and_its_renewal() -> None:
+    first, second = guest({"n": 2}, token_id="a"), guest({"n": 2.0}, token_id="b")
+
+    result = merge({"n": 1}, first, second, policy=SIBLINGS_POLICY)
+
+    assert result.payload["n"] == 3
+    assert result.skipped == (Skipped(0, "superseded", "G-1"),)
+
+
+DERIVED = "G-01234567-89ab-8cde-9f01-23456789abcd"
+
+
+def test_two_guests_under_one_idempotency_key_are_one_however_many_seconds_apart() -> None:
+    first, second = guest({"n": 1}, subject=DERIVED), guest({"n": 1, "m": 1}, subject=DERIVED, started=1007)
+
+    result = merge({}, first, second, policy={"default": "sum"})
+
+    # printf G-01234567-89ab-8cde-9f01-23456789abcd | openssl dgst -sha256 -binary | base64 | tr +/ -_ | cut -c 1-10
+    assert result.payload == {"n": 1, "m": 1, "merged_guests": [["zur0wYM3uO", 1]]}
+    assert merge(result.payload, guest({"n": 5}, subject=DERIVED, started=2000)).skipped == (
+        Skipped(0, "already_merged", DERIVED),
+    )
 
 
 def test_one_token_given_twice_counts_once() -> None:
@@ -145,7 +195,7 @@ def test_a_guest_that_went_on_after_its_merge_merges_weakened_never_double() -> 
 
 def test_receipts_are_newest_last_and_at_most_64() -> None:
     old = [[f"{number:010d}", 1] for number in range(64)]
-    fresh, again = guest({}, subject="new", started=1), guest({}, subject="again", started=2, version=2)
+    fresh, again = guest({"a": 1}, subject="new", started=1), guest({"a": 1}, subject="again", started=2, version=2)
     old[5] = [receipt_id(again), 1]
 
     result = merge({"merged_guests": old}, again, fresh)
@@ -208,7 +258,8 @@ def test_where_all_were_merged_before_the_last_of_them_is_told_for_what_comes_ne
 
     assert not again.merged
     assert again.last == first.last == newer
-    assert merge(first.payload, older, guest({}, subject="c", started=0)).last == guest({}, subject="c", started=0)
+    third = guest({"n": 3}, subject="c", started=0)
+    assert merge(first.payload, older, third).last == third
 
 
 # How they fold in
@@ -225,12 +276,28 @@ def test_guests_fold_in_by_orig_iat_then_sub_whatever_the_order_of_tokens() -> N
     assert [guest.subject for guest in results[0].guests] == ["b", "c", "a"]
 
 
-def test_an_empty_guest_changes_nothing_but_the_receipts() -> None:
-    result = merge({"a": {"b": 1}}, guest({}), policy={"rules": {"": "guest"}})
+def test_an_empty_guest_changes_nothing_and_leaves_no_receipt() -> None:
+    result = merge({"a": {"b": 1}}, guest({}, version=3), policy={"rules": {"": "guest"}})
 
-    assert result.payload == {"a": {"b": 1}, "merged_guests": [[receipt_id(guest({})), 1]]}
-    assert result.merged
-    assert result.conflicts == ()
+    assert result.payload == {"a": {"b": 1}}
+    assert not result.merged
+    assert result.skipped == (Skipped(0, "empty", "G-1"),)
+    assert result.last == guest({}, version=3)
+
+
+def test_an_empty_guest_is_skipped_beside_one_that_is_merged() -> None:
+    result = merge({}, guest({}, subject="late", started=2000), guest({"a": 1}))
+
+    assert [each.subject for each in result.guests] == ["G-1"]
+    assert result.skipped == (Skipped(0, "empty", "late"),)
+    assert result.last == guest({"a": 1})
+
+
+def test_a_guest_that_was_emptied_after_its_merge_is_empty_and_one_merged_before_is_merged_already() -> None:
+    merged = merge({}, guest({"a": 1}, version=2)).payload
+
+    assert merge(merged, guest({}, version=3)).skipped == (Skipped(0, "empty", "G-1"),)
+    assert merge(merged, guest({}, version=2)).skipped == (Skipped(0, "already_merged", "G-1"),)
 
 
 def test_protected_values_are_cut_and_reported() -> None:

@@ -27,8 +27,8 @@ from service.keys.encryption import Sealer
 from service.keys.manager import LoadedRing
 from service.keys.redis_store import parse_redis_url
 from service.keys.signer import Signer, inspect
+from service.merge.handover import Candidate, merge_guests
 from service.merge.policy_parser import compile_policy, parse_policy_file
-from service.merge.receipts import Candidate, merge_guests
 from service.tokens import claims
 from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch
 from service.tokens.service import TokenPolicy, TokenService, decode_claims

@@ -45,7 +45,22 @@ def test_a_first_token_starts_its_lineage_at_version_1_with_its_time_rounded_dow
     )
 
     assert first.to_json() == {**GOOD, "orig_iat": 1_700_000_000}
-    assert (first.lifetime_s, first.lineage) == (60, ("G-1", 1_700_000_000))
+    assert (first.lifetime_s, first.lineage) == (60, ("G-1", "1700000000"))
+
+
+@pytest.mark.parametrize(
+    ("subject", "derived"),
+    [
+        ("G-01234567-89ab-8cde-9f01-23456789abcd", True),
+        ("G-01234567-89ab-4cde-9f01-23456789abcd", False),
+        ("G-01234567-89ab-8cde-cf01-23456789abcd", False),
+        ("G-01234567-89AB-8cde-9f01-23456789abcd", False),
+        ("G-01234567-89ab-8cde-9f01-23456789abcd0", False),
+        ("01234567-89ab-8cde-9f01-23456789abcd", False),
+    ],
+)
+def test_a_subject_derived_from_an_idempotency_key_is_a_lineage_by_itself(subject: str, *, derived: bool) -> None:
+    assert made(sub=subject).lineage == ((subject,) if derived else (subject, "1600000000"))
 
 
 @pytest.mark.parametrize(("audience", "member"), [((), {}), (("a",), {"aud": "a"}), (("a", "b"), {"aud": ("a", "b")})])

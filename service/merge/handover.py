@@ -1,0 +1,136 @@
+"""Handing guests over to a logged-in session: which guests count, how they fold in, and the report on it.
+
+Pure. Knows verified claims, never tokens. The laws that it keeps are in docs/merging.md; two of them carry the rest: a
+guest is folded in once (its receipt is part of the session), and in an order that is the guests' own.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from service.merge.fold import AppliedChange, Conflict, MergeState, fold_guest
+from service.merge.policy import RECEIPTS, Policy
+from service.merge.receipts import Receipts
+from service.strict_json import equal
+from service.tokens.claims import GuestClaims
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """The verified claims of the token at `index` of the request."""
+
+    index: int
+    claims: GuestClaims
+
+
+class MergedGuest(msgspec.Struct, frozen=True):
+    """A guest that was merged; `weakened` where part of it may have been before."""
+
+    subject: str
+    version: int
+    weakened: bool
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """A good token that contributed nothing."""
+
+    index: int
+    reason: Literal["superseded", "already_merged", "empty"]
+    subject: str
+
+
+class MergeResult(msgspec.Struct, frozen=True):
+    """The session after a merge, and the report; `changes` list what came from whom.
+
+    `last` is the guest merged last. Where none was, it is the last of those merged before, as when the response to an
+    earlier request was lost, or else the last of the empty ones; None where there is no guest at all.
+    """
+
+    payload: dict[str, Any]
+    guests: tuple[MergedGuest, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    changes: tuple[AppliedChange, ...] = ()
+    last: GuestClaims | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether any guest was merged."""
+        return bool(self.guests)
+
+
+def merge_guests(session: dict[str, Any], candidates: Sequence[Candidate], policy: Policy) -> MergeResult:
+    """Fold the guests that count into the session, in the order of `orig_iat`, then `sub`.
+
+    Raises:
+        InvalidRequest: the session's `merged_guests` are malformed; paths start with `/session`.
+    """
+    receipts = Receipts.of(session)
+    skipped: list[Skipped] = []
+    merging: list[GuestClaims] = []
+    known: list[GuestClaims] = []
+    empty: list[GuestClaims] = []
+    for siblings in _newest_of_each_lineage(candidates, skipped):
+        newest = siblings[-1].claims
+        if newest.version <= receipts.version_of(newest):
+            skipped += [Skipped(each.index, "already_merged", newest.subject) for each in siblings]
+            known.append(newest)
+            continue
+        guest = _fold_siblings([each.claims for each in siblings], policy)
+        if guest.payload:
+            merging.append(guest)
+        else:
+            skipped += [Skipped(each.index, "empty", newest.subject) for each in siblings]
+            empty.append(guest)
+    skipped.sort(key=lambda each: each.index)
+    if not merging:
+        return MergeResult(payload=session, skipped=tuple(skipped), last=next(reversed(known or empty), None))
+    payload, merged, state = session, [], MergeState(policy)
+    for guest in merging:
+        weakened = receipts.version_of(guest) > 0
+        payload = fold_guest(state, payload, guest.payload, subject=guest.subject, weakened=weakened)
+        receipts.add(guest)
+        merged.append(MergedGuest(guest.subject, guest.version, weakened))
+    return MergeResult(
+        payload={**payload, RECEIPTS: receipts.to_json()},
+        guests=tuple(merged),
+        skipped=tuple(skipped),
+        conflicts=tuple(state.conflicts),
+        changes=tuple(state.changes),
+        last=merging[-1],
+    )
+
+
+def _newest_of_each_lineage(candidates: Iterable[Candidate], skipped: list[Skipped]) -> list[list[Candidate]]:
+    """Of each lineage the tokens with the highest version and different payloads, in the order in which guests fold.
+
+    They are ordered from old to new. The others are added to `skipped` as superseded.
+    """
+    lineages: dict[tuple[str, ...], list[Candidate]] = {}
+    for candidate in sorted(candidates, key=_age, reverse=True):
+        siblings = lineages.setdefault(candidate.claims.lineage, [])
+        is_sibling = not siblings or (
+            candidate.claims.version == siblings[0].claims.version
+            and not any(equal(candidate.claims.payload, each.claims.payload) for each in siblings)
+        )
+        if is_sibling:
+            siblings.append(candidate)
+        else:
+            skipped.append(Skipped(candidate.index, "superseded", candidate.claims.subject))
+    in_order = sorted(lineages.values(), key=lambda each: (each[0].claims.first_issued_at_s, each[0].claims.subject))
+    return [siblings[::-1] for siblings in in_order]
+
+
+def _age(candidate: Candidate) -> tuple[int, int, str, int]:
+    """The order of a lineage's tokens from old to new; of one token that came twice, the first counts."""
+    claims = candidate.claims
+    return claims.version, claims.issued_at_s, claims.token_id, -candidate.index
+
+
+def _fold_siblings(siblings: Sequence[GuestClaims], policy: Policy) -> GuestClaims:
+    """Two changes of one state that raced, as one guest: what both have is not doubled, so they merge weakened."""
+    *older, newest = siblings
+    payload, state = newest.payload, MergeState(policy)
+    for each in older:
+        payload = fold_guest(state, payload, each.payload, subject=each.subject, weakened=True)
+    return msgspec.structs.replace(newest, payload=payload)
