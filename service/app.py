@@ -32,7 +32,7 @@ from service.keys.keyring import KeyRing
 from service.keys.manager import REFUSALS, KeyManager, KeysStatus
 from service.keys.signer import Signer, make_key, require_cryptography_backend
 from service.merge.service import MergeService
-from service.tokens.service import TokenService
+from service.tokens.service import Observer, TokenService
 
 if TYPE_CHECKING:
     from service.keys.redis_store import RedisStore
@@ -99,6 +99,18 @@ class _ReadOnly:
         raise StoreUnavailable("This keyring is only read.")
 
 
+def make_tokens(
+    settings: Settings,
+    keys: KeyManager,
+    *,
+    clock: Clock = time.time,
+    random_bytes: RandomBytes = os.urandom,
+    observe: Observer = lambda _event: None,
+) -> TokenService:
+    """The use cases of guest tokens over these keys."""
+    return TokenService(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=observe)
+
+
 def make_key_operations(
     settings: Settings, *, clock: Clock = time.time, random_bytes: RandomBytes = os.urandom
 ) -> KeyAdmin:
@@ -158,7 +170,7 @@ def make_app(
     keys = keys or make_keys(settings, clock=clock)
     loop_lag = LoopLag(steady_clock=time.monotonic)
     metrics = Metrics(lambda: _gauges(keys.status(), loop_lag), board=shared.board, row=row)
-    tokens = TokenService(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
+    tokens = make_tokens(settings, keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
     cookie = GuestCookie(settings.cookie)
     access = ApiKeyAuth(settings.access, clock=clock)
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)

@@ -1,14 +1,44 @@
-"""What the command line prints of tokens and merges: for a person, tables and colour on a terminal, tabs in a pipe."""
+"""What the command line prints: tables and colour on a terminal, tabs in a pipe, errors; and its exit codes."""
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import click
 import msgspec
 
-from service.merge.handover import MergeResult
-from service.merge.service import Refused
+from service.errors import GuestSessionsError
+from service.merge.fold import AppliedChange
+
+FAILED: Final = 1
+USAGE: Final = 2
+
+
+def fail(message: str, exit_code: int) -> NoReturn:
+    """Ends the process. The message may come from elsewhere: what could steer a terminal is replaced."""
+    shown = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in message)
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {shown}", err=True)
+    sys.exit(exit_code)
+
+
+def note(message: str) -> None:
+    """Something to know beside the result, on standard error."""
+    click.echo(f"{click.style('note', fg='yellow', bold=True)}: {message}", err=True)
+
+
+def explained(error: GuestSessionsError) -> str:
+    """The error's detail with the token that it is about, its reason, and its faults on lines of their own."""
+    index = getattr(error, "index", None)
+    token = "" if index is None else f"token {index}: "
+    reason = getattr(error, "reason", None)
+    shown = "" if reason is None or reason in error.detail else f" ({reason})"
+    faults = "".join(f"\n  {fault.path or '/'}: {fault.message}" for fault in getattr(error, "errors", ()))
+    return f"{token}{error.detail}{shown}{faults}"
+
+
+def which(index: int, of: Sequence[object]) -> str:
+    """Names the token that a line is about, where there are several."""
+    return f"token {index}: " if len(of) > 1 else ""
 
 
 def as_json(value: object) -> str:
@@ -17,7 +47,7 @@ def as_json(value: object) -> str:
 
 
 def verdict(answer: dict[str, Any]) -> str:
-    """One line on what `POST /v1/verify` answered."""
+    """One line on a response of `POST /v1/verify`."""
     if not answer["active"]:
         return f"{click.style('bad', fg='red', bold=True)}   {answer['reason']}"
     due = ", due for a refresh" if answer["refresh_due"] else ""
@@ -35,46 +65,51 @@ def span(seconds: int) -> str:
     return f"{seconds} seconds"
 
 
-def unverified(content: dict[str, Any]) -> str:
-    """A token's content that nobody vouches for, with the warning that says so."""
+def inspected(content: dict[str, Any], answer: dict[str, Any] | None) -> str:
+    """A token's content under a service's verdict on it, or under the warning that nobody vouches for it."""
     warning = click.style("not verified: anyone can write this", fg="yellow")
-    return f"{warning}\n{_indented(content)}"
+    return f"{warning if answer is None else verdict(answer)}\n{_indented(content)}"
 
 
-def checked(content: dict[str, Any], answer: dict[str, Any]) -> str:
-    """A token's content under the verdict of a service on it."""
-    return f"{verdict(answer)}\n{_indented(content)}"
+def _indented(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def _indented(document: dict[str, Any]) -> str:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-
-
-def print_merge(result: MergeResult, refused: Sequence[Refused]) -> None:
-    """What a merge gave: the guests, what came from where, what was refused, and the payload."""
+def print_merge(merged: dict[str, Any], changes: Sequence[AppliedChange]) -> None:
+    """The response of a merge: the guests, what came from where, what was refused, and the payload."""
+    merged = msgspec.json.decode(msgspec.json.encode(merged))
     print_table(
         "Guests",
         ("subject", "version", "merged"),
         [
-            *((each.subject, each.version, "weakened" if each.weakened else "yes") for each in result.guests),
-            *((each.subject, "", each.reason) for each in result.skipped),
-            *((f"token {each.index}", "", each.reason) for each in refused),
+            *(
+                (each["subject"], each["version"], "weakened" if each["weakened"] else "yes")
+                for each in merged["guests"]
+            ),
+            *((each.get("subject", f"token {each['index']}"), "", each["reason"]) for each in merged["skipped"]),
         ],
     )
     print_table(
         "What came from where",
         ("path", "before", "after", "rule", "guest"),
-        [(each.path, _json(each.before), _json(each.after), each.rule, each.subject) for each in result.changes],
+        [(each.path, _json(each.before), _json(each.after), each.rule, each.subject) for each in changes],
     )
     print_table(
         "What was refused or altered",
         ("path", "session", "guest", "kept", "rule", "of"),
         [
-            (each.path, _json(each.session), _json(each.guest), each.kept, each.rule, each.subject)
-            for each in result.conflicts
+            (
+                each["path"],
+                _json(each.get("session")),
+                _json(each.get("guest")),
+                each["kept"],
+                each["rule"],
+                each["subject"],
+            )
+            for each in merged["conflicts"]
         ],
     )
-    click.echo(msgspec.json.format(msgspec.json.encode(result.payload), indent=2).decode())
+    click.echo(_indented(merged["payload"]))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
