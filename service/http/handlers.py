@@ -16,7 +16,7 @@ from service.http.cookies import GuestCookie
 from service.http.forward_auth import ForwardAuth
 from service.http.request import Body
 from service.http.response import Response, ResponseHead, json_response
-from service.http.routing import FORM, Routing
+from service.http.routing import Routing
 from service.keys import Clock
 from service.merge.policy import Policy
 from service.merge.policy_parser import compile_policy
@@ -66,7 +66,7 @@ class ApiHandlers:
             routing.post("/v1/issue", self.issue),
             routing.post("/v1/refresh-payload", self.refresh),
             routing.post("/v1/verify", self.verify),
-            routing.post("/v1/introspect", self.introspect, media_type=FORM),
+            routing.post_form("/v1/introspect", self.introspect),
             routing.post("/v1/merge", self.merge),
             *routing.any_method("/v1/auth", self.auth, patterns=_AUTH_PATTERNS),
         ]
@@ -106,11 +106,10 @@ class ApiHandlers:
         verified = schemas.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left)
         return json_response(_OK, verified)
 
-    async def introspect(self, _request: web.Request, body: Body) -> Response:
+    async def introspect(self, _request: web.Request, form: schemas.Form) -> Response:
         """`POST /v1/introspect` (RFC 7662, section 2)."""
-        raw_token = schemas.decode_form(body.raw)
         try:
-            token = await self._tokens.verify(raw_token)
+            token = await self._tokens.verify(schemas.introspected_token(form))
         except InvalidToken:
             return json_response(_OK, {"active": False})
         return json_response(_OK, {"active": True, **token.claims.to_json()})

@@ -9,7 +9,8 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Final
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import msgspec
 from aiohttp import web
@@ -20,6 +21,14 @@ from service.http.response import Response, ResponseHead
 logger = logging.getLogger("guest_sessions.http")
 
 Handler = Callable[[web.Request], Awaitable[Response]]
+
+
+class ErrorRenderer(Protocol):
+    """Makes the response of an error."""
+
+    def __call__(self, error: GuestSessionsError, *, request_id: str) -> Response:
+        """The response; `request_id` is in it and in the log."""
+
 
 PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "malformed_request": (400, "Malformed request"),
@@ -67,9 +76,17 @@ class HttpProblem(GuestSessionsError):
         return self._facts
 
 
-def problem_response(error: GuestSessionsError, *, request_id: str) -> Response:
-    """The response to a request that failed with `error`."""
-    status, title = PROBLEMS[error.code]
+def problem_response(
+    error: GuestSessionsError,
+    *,
+    request_id: str,
+    status: int | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    members: Mapping[str, object] = MappingProxyType({}),
+) -> Response:
+    """The response to a request that failed with `error`; `headers` and `members` are added to the usual ones."""
+    usual_status, title = PROBLEMS[error.code]
+    status = status or usual_status
     document = {
         "type": f"urn:guest-sessions:problem:{error.code}",
         "title": title,
@@ -78,30 +95,43 @@ def problem_response(error: GuestSessionsError, *, request_id: str) -> Response:
         "code": error.code,
         "request_id": request_id,
         **error.facts,
+        **members,
     }
-    headers = {
+    lines = {
         "Content-Type": "application/problem+json",
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
         "X-Request-Id": request_id,
         **(error.headers if isinstance(error, HttpProblem) else {}),
+        **headers,
     }
-    return Response(ResponseHead(status, headers), msgspec.json.encode(document))
+    return Response(ResponseHead(status, lines), msgspec.json.encode(document))
 
 
-def failure_response(error: Exception, request: web.BaseRequest | None, *, route: str | None = None) -> Response:
+def failure_response(
+    error: Exception,
+    request: web.BaseRequest | None,
+    *,
+    route: str | None = None,
+    render: ErrorRenderer = problem_response,
+) -> Response:
     """Logs a failed request and returns its response. `error` is an expected one, one of aiohttp's, or a bug.
 
     `request` is None where it failed before its head was complete, `route` where no route has been found.
     """
     bug = None
-    if isinstance(error, web.HTTPException):
-        error = _from_aiohttp(error)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        error = HttpProblem("method_not_allowed", f"Allowed here: {allowed}.", headers={"Allow": allowed})
+    elif isinstance(error, web.HTTPNotFound):
+        error = HttpProblem("not_found", "There is no such resource; /docs lists all of them.")
+    elif isinstance(error, web.HTTPException):
+        error = HttpProblem("malformed_request", "The request is malformed.")
     if not isinstance(error, GuestSessionsError):
         # The last line of defence: the caller learns nothing, the operator everything.
         bug, error = error, HttpProblem("internal_error", "The failure was logged under this request id.")
     request_id = (None if request is None else given_request_id(request)) or secrets.token_hex(16)
-    response = problem_response(error, request_id=request_id)
+    response = render(error, request_id=request_id)
     facts = {"code": error.code, "detail": error.detail}
     log_failure(response.status, request, route=route, request_id=request_id, facts=facts, bug=bug)
     return response
@@ -140,12 +170,3 @@ def log_failure(
         exc_info=bug,
         extra={"request_id": request_id, "status": status, "method": method, "route": route, **facts},
     )
-
-
-def _from_aiohttp(error: web.HTTPException) -> GuestSessionsError:
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return HttpProblem("method_not_allowed", f"Allowed here: {allowed}.", headers={"Allow": allowed})
-    if isinstance(error, web.HTTPNotFound):
-        return HttpProblem("not_found", "There is no such resource; /docs lists all of them.")
-    return HttpProblem("malformed_request", "The request is malformed.")

@@ -6,20 +6,18 @@ Owns the order of these steps, which is the same for every endpoint. Knows no us
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from time import perf_counter
-from typing import Final
 
 from aiohttp import web
 
+from service.http import schemas
 from service.http.auth import ApiKeyAuth
 from service.http.metrics import Metrics
-from service.http.problems import Handler, failure_response, identify
+from service.http.problems import ErrorRenderer, Handler, failure_response, identify, problem_response
 from service.http.request import Body, BodyReader
 from service.http.response import Response
 
 BodyHandler = Callable[[web.Request, Body], Awaitable[Response]]
-
-JSON: Final = "application/json"
-FORM: Final = "application/x-www-form-urlencoded"
+FormHandler = Callable[[web.Request, schemas.Form], Awaitable[Response]]
 
 
 class Routing:
@@ -34,21 +32,34 @@ class Routing:
         """A route for GET and HEAD that needs no API key."""
         return web.get(path, self._measured(path, handler))
 
-    def post(self, path: str, handler: BodyHandler, *, media_type: str = JSON) -> web.RouteDef:
-        """A route for POST with a body of `media_type`, for callers that `ApiKeyAuth` lets through."""
+    def post(self, path: str, handler: BodyHandler) -> web.RouteDef:
+        """A route for POST with JSON, for callers that `ApiKeyAuth` lets through."""
 
         async def guarded(request: web.Request) -> Response:
             self._auth.check(request.headers)
-            return await self._bodies.pass_to(handler, request, media_type=media_type)
+            return await self._bodies.pass_to(handler, request, media_type="application/json")
 
         return web.post(path, self._measured(path, guarded))
+
+    def post_form(self, path: str, handler: FormHandler, *, render: ErrorRenderer = problem_response) -> web.RouteDef:
+        """A route for POST with a form, for callers that `ApiKeyAuth` lets through as OAuth clients."""
+
+        async def with_form(request: web.Request, body: Body) -> Response:
+            form = schemas.decode_form(body.raw)
+            self._auth.check_client(request.headers, {name: values[-1] for name, values in form.items()})
+            return await handler(request, form)
+
+        async def guarded(request: web.Request) -> Response:
+            return await self._bodies.pass_to(with_form, request, media_type="application/x-www-form-urlencoded")
+
+        return web.post(path, self._measured(path, guarded, render=render))
 
     def any_method(self, path: str, handler: Handler, *, patterns: tuple[str, ...]) -> list[web.RouteDef]:
         """Routes for all methods and all paths of `patterns`, counted under `path`; they never read a body."""
         measured = self._measured(path, handler)
         return [web.route("*", each, measured, expect_handler=_ignore_expect) for each in patterns]
 
-    def _measured(self, route: str, handler: Handler) -> Handler:
+    def _measured(self, route: str, handler: Handler, *, render: ErrorRenderer = problem_response) -> Handler:
         meter = self._metrics.meter(route)
 
         async def measured(request: web.Request) -> Response:
@@ -58,7 +69,7 @@ class Routing:
             except ConnectionError:
                 raise
             except Exception as error:  # noqa: BLE001 - `failure_response` logs it
-                response = failure_response(error, request, route=route)
+                response = failure_response(error, request, route=route, render=render)
             else:
                 if "X-Request-Id" in request.headers or response.status >= HTTPStatus.BAD_REQUEST:
                     identify(response, request, route=route)

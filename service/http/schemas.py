@@ -22,6 +22,7 @@ from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch, Re
 from service.tokens.service import SignedToken, VerifiedToken
 
 T = TypeVar("T", bound="Request")
+Form = Mapping[str, Sequence[str]]
 
 Subject = Annotated[str, Meta(pattern=rf"\A{SUBJECT}\Z")]
 Audience = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
@@ -208,20 +209,29 @@ def decode_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def decode_form(raw: bytes) -> str:
-    """The `token` of a form (RFC 7662, section 2.1); other parameters are ignored (RFC 6749, section 3.2).
+def decode_form(raw: bytes) -> Form:
+    """The parameters of a form, each with all its values in their order.
 
     Raises:
         MalformedRequest: it is not a form in UTF-8.
-        InvalidRequest: `token` is missing, or there twice.
     """
     try:
-        members = parse_qsl(
-            raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_MEMBERS
-        )
+        pairs = parse_qsl(raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_MEMBERS)
     except ValueError as error:
         raise MalformedRequest("The body is not a form in UTF-8.") from error
-    tokens = [value for name, value in members if name == "token"]
+    form: dict[str, list[str]] = {}
+    for name, value in pairs:
+        form.setdefault(name, []).append(value)
+    return form
+
+
+def introspected_token(form: Form) -> str:
+    """The `token` of an introspection (RFC 7662, section 2.1); other parameters are ignored (RFC 6749, section 3.2).
+
+    Raises:
+        InvalidRequest: it is missing, or there twice.
+    """
+    tokens = form.get("token", ())
     if len(tokens) != 1:
         raise InvalidRequest("The form is not of the right shape.", [Fault("/token", "must be given once")])
     return tokens[0]

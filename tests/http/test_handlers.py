@@ -6,7 +6,7 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
-from aiohttp import FormData
+from aiohttp import FormData, encode_basic_auth
 from multidict import CIMultiDict
 
 from tests.api import Api
@@ -447,6 +447,38 @@ async def test_introspection_takes_a_form_with_one_token(api: Api) -> None:
         (415, "unsupported_media_type"),
         (400, "malformed_request"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "form", "status"),
+    [
+        ({}, {}, 401),
+        ({"Authorization": "Bearer " + KEY}, {}, 200),
+        ({"X-API-Key": KEY}, {}, 200),
+        ({"Authorization": encode_basic_auth("gateway", KEY)}, {}, 200),
+        ({"Authorization": encode_basic_auth("gateway", "w" * 20)}, {}, 401),
+        ({}, {"client_id": "gateway", "client_secret": KEY}, 200),
+        ({}, {"client_id": "gateway", "client_secret": "w" * 20}, 401),
+    ],
+    ids=["none", "bearer", "header", "basic", "wrong basic", "secret", "wrong secret"],
+)
+async def test_introspection_takes_the_key_as_oauth_clients_send_it(
+    make_api: MakeApi, headers: dict[str, str], form: dict[str, str], status: int
+) -> None:
+    api = await make_api(GUEST_API_KEYS=KEY)
+
+    answer = await api.ask("POST", "/v1/introspect", data={"token": "x", **form}, headers=headers)
+
+    assert answer.status == status
+
+
+@pytest.mark.parametrize("path", ["/v1/issue", "/v1/verify"])
+async def test_a_client_s_secret_opens_nothing_else(make_api: MakeApi, path: str) -> None:
+    api = await make_api(GUEST_API_KEYS=KEY)
+
+    answer = await api.post(path, {}, headers={"Authorization": encode_basic_auth("gateway", KEY)})
+
+    assert answer.status == 401
 
 
 async def test_merging_hands_over_the_good_guests_and_lists_the_bad_tokens(api: Api) -> None:
