@@ -24,9 +24,9 @@ define install
 @$(1)/bin/python $(PIP_INSTALL) --require-hashes $(3:%=-r requirements/%.txt)
 endef
 
-# $(call install-project,VENV): this project as it stands here, to be edited.
+# $(call install-project,VENV,FOLDER): this project, or one of its packages, as it stands here, to be edited.
 define install-project
-@$(1)/bin/python $(PIP_INSTALL) --no-build-isolation --editable .
+@$(1)/bin/python $(PIP_INSTALL) --no-build-isolation --editable $(or $(2),.)
 endef
 
 .DEFAULT_GOAL := help
@@ -51,16 +51,18 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 
 DEMO_VENV ?= .venv-demo
 
-$(DEMO_VENV)/.made: requirements/demo.txt
+$(DEMO_VENV)/.made: requirements/demo.txt clients/python/pyproject.toml
 	$(call install,$(DEMO_VENV),the shop's locked dependencies,demo)
+	$(call install-project,$(DEMO_VENV),clients/python)
 	@touch $@
 
 GATEWAYS_VENV ?= .venv-gateways
 GATEWAYS_BIN := $(GATEWAYS_VENV)/bin
 
-$(GATEWAYS_VENV)/.made: requirements/gateways.txt pyproject.toml
-	$(call install,$(GATEWAYS_VENV),the locked gateways and frameworks,gateways)
+$(GATEWAYS_VENV)/.made: requirements/gateways.txt pyproject.toml clients/python/pyproject.toml
+	$(call install,$(GATEWAYS_VENV),the locked gateways and the shop's dependencies,gateways)
 	$(call install-project,$(GATEWAYS_VENV))
+	$(call install-project,$(GATEWAYS_VENV),clients/python)
 	@touch $@
 
 .PHONY: run
@@ -167,6 +169,33 @@ client-go: ## pack the Go client into dist/goproxy, and build its conformance ap
 .PHONY: test-client-go
 test-client-go: $(VENV)/.dev ## the packed Go client's own tests, and its README's program on the real service; needs Go
 	$(BIN)/pytest -n 0 --timeout 600 tests/clients/test_go_module.py
+
+# The venv in which the Python client is built, and its applications and the conformance suite run; the service has its own.
+CONFORMANCE_VENV ?= .venv-conformance
+CONFORMANCE_BIN := $(CONFORMANCE_VENV)/bin
+PY_APPS := tests/clients/apps/python
+
+$(CONFORMANCE_VENV)/.made: requirements/conformance.txt
+	$(call install,$(CONFORMANCE_VENV),the locked frameworks,conformance)
+	@touch $@
+
+.PHONY: client-python
+client-python: $(CONFORMANCE_VENV)/.made ## build the Python client's wheel and source distribution into dist/
+	@rm -f dist/guest_sessions_client-*
+	@cd clients/python && $(abspath $(CONFORMANCE_BIN))/python -m hatchling build -d $(abspath dist)
+
+.PHONY: clients
+clients: client-python client-javascript ## build the clients' packages into dist/; without npm or Go, those that need neither
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory client-go; else echo "Go is not here: clients/go is left out" >&2; fi
+
+.PHONY: conformance
+conformance: clients $(VENV)/.run ## the clients' conformance suite on the built packages
+	@$(CONFORMANCE_BIN)/python $(PIP_INSTALL) --force-reinstall dist/guest_sessions_client-*.whl
+	$(CONFORMANCE_BIN)/mypy --config-file clients/python/pyproject.toml clients/python/guest_sessions
+	MYPYPATH=$(PY_APPS) $(CONFORMANCE_BIN)/mypy --config-file clients/python/pyproject.toml --explicit-package-bases \
+		$(PY_APPS) examples/middleware/python
+	GUEST_SERVICE_PYTHON=$(abspath $(BIN))/python $(CONFORMANCE_BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup \
+		--timeout 300 --confcutdir=tests/clients tests/clients
 
 LOGIN_VENV ?= .venv-login
 LOGIN_BIN := $(LOGIN_VENV)/bin
@@ -280,6 +309,7 @@ lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python,
 	$(LOCK) pyproject.toml --group dev -o requirements/dev.txt
 	$(LOCK) --group audit -o requirements/audit.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
+	$(LOCK) --group conformance -c requirements/dev.txt -o requirements/conformance.txt
 	$(LOCK) pyproject.toml --group demo -c requirements/dev.txt -o requirements/demo.txt
 	$(LOCK) pyproject.toml --group gateways -c requirements/dev.txt -o requirements/gateways.txt
 	$(LOCK) pyproject.toml --group clients -c requirements/dev.txt -o requirements/clients.txt
@@ -289,8 +319,8 @@ lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python,
 # `data` holds keys and `.env` secrets: both stay.
 .PHONY: clean
 clean: ## remove what was built, but neither data/ nor .env
-	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(LOGIN_VENV) $(AUDIT_VENV) .venv-3.*
+	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(CONFORMANCE_VENV) $(LOGIN_VENV) $(AUDIT_VENV) .venv-3.*
 	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist $(LOGIN)/node_modules
 	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
-	find service tests soak benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find service tests soak benchmarks examples clients -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,19 +3,34 @@
 import contextlib
 import http.client
 import http.server
+import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tests.gateways.guest_service import GuestService
 from tests.gateways.processes import HOST
 
 
+@dataclass(frozen=True)
+class Request:
+    """What came for the service; header names are in lower case."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
 class Front(http.server.ThreadingHTTPServer):
     """What stands before the service.
 
     `state`: `open` hands requests on, with a cookie of its own added; `silent` and `byte by byte` never come to an end;
-    `bad gateway` answers with a page of HTML; any JSON is itself the answer.
+    `bad gateway` answers with a page of HTML; `losing` hands changes on and closes the connection instead of answering;
+    any JSON is itself the answer.
     """
 
     daemon_threads = True
@@ -27,6 +42,7 @@ class Front(http.server.ThreadingHTTPServer):
         self.state = "open"
         self.asked: list[str] = []
         self.cookies: list[str] = []
+        self.requests: list[Request] = []
         self.woken = threading.Event()
 
     @property
@@ -42,6 +58,8 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
         state = self.server.state
         self.server.asked.append(self.path)
         self.server.cookies += self.headers.get_all("Cookie", [])
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append(Request(self.path, headers, body))
         if state == "silent":
             self.server.woken.wait()
         elif state == "byte by byte":
@@ -55,14 +73,17 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
         elif state.startswith("{"):
             self.answer(200, [("Content-Type", "application/json")], state.encode())
         else:
-            assert state == "open"
+            assert state in {"open", "losing"}
             connection = http.client.HTTPConnection(HOST, self.server.service.port, timeout=15)
             connection.request(self.command, self.path, body, dict(self.headers.items()))
             answer = connection.getresponse()
             content = answer.read()
+            connection.close()
+            if state == "losing" and self.command == "POST":
+                self.close_connection = True
+                return
             kept = [(name, value) for name, value in answer.getheaders() if name in {"Content-Type", "Set-Cookie"}]
             self.answer(answer.status, [*kept, ("Set-Cookie", "balancer=1; Path=/")], content)
-            connection.close()
 
     def do_POST(self) -> None:
         self.do_GET()

@@ -19,7 +19,7 @@ from tests.ports import free_port
 
 ISSUER = "https://shop.example"
 COOKIE = "__Host-guest"
-SERVICE = (sys.executable, "-m", "service")
+SERVICE = (os.environ.get("GUEST_SERVICE_PYTHON", sys.executable), "-m", "service")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,182 @@
+"""The exchange with the service: requests, the keys that are followed beside them, and whether it is available.
+
+One daemon thread in each process follows the keys, whatever the framework. It has no event loop: under gevent all
+requests would be in it. A service that was found unavailable is not asked by any request until the thread has reached
+it again.
+"""
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import httpx
+
+from guest_sessions._errors import GuestError
+from guest_sessions._tokens import Verifier
+
+logger = logging.getLogger("guest_sessions")
+
+TIMEOUT_S: Final = 3
+FOLLOW_EVERY_S: Final = 5
+LOOK_AGAIN_EVERY_S: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful response: its JSON object and its `Set-Cookie` values."""
+
+    body: dict[str, Any]
+    set_cookies: list[str]
+
+
+class Service:
+    """One guest-sessions service, as all requests of this process see it."""
+
+    def __init__(self, url: str, *, api_key: str | None, verifier: Verifier) -> None:
+        key = (api_key or "").strip()  # a file brings a line break
+        if not all("!" <= character <= "~" for character in key):
+            raise ValueError("api_key has characters that no header can carry")
+        self._url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
+        self._verifier = verifier
+        self._available = True
+        self._http: httpx.Client
+        self._async_http: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._follower: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._look = threading.Event()
+        self._closed = threading.Event()
+
+    @property
+    def available(self) -> bool:
+        """False from a failed call until the service has been reached again."""
+        return self._available
+
+    def start(self) -> None:
+        """Sees to it that the keys are followed in this process; a fork leaves the thread behind."""
+        with self._starting:
+            if self._follower is None or not self._follower.is_alive() or self._closed.is_set():
+                self._closed = threading.Event()
+                self._http = httpx.Client(headers=self._headers, timeout=TIMEOUT_S, cookies=_no_cookies())
+                self._follower = threading.Thread(
+                    target=self._follow, args=(self._http, self._closed), name="guest-sessions-keys", daemon=True
+                )
+                self._follower.start()
+
+    async def close(self) -> None:
+        """Ends the thread and this event loop's connections; a later request starts again."""
+        self._closed.set()
+        self._look.set()
+        if client := self._async_http.pop(asyncio.get_running_loop(), None):
+            await client.aclose()
+
+    async def post(self, path: str, body: Mapping[str, Any], guest_id: str | None) -> Answer:
+        """Posts the JSON object; raises GuestError, and TypeError or ValueError for what is no JSON."""
+        content = json.dumps(body).encode()
+        self._require_available()
+        loop = asyncio.get_running_loop()
+        http = self._async_http.get(loop)
+        if http is None:
+            http = httpx.AsyncClient(headers=self._headers, timeout=TIMEOUT_S, cookies=_no_cookies())
+            self._async_http[loop] = http
+        try:
+            async with asyncio.timeout(TIMEOUT_S):  # httpx measures each read by itself
+                response = await http.post(self._url + path, content=content, headers=_routing(guest_id))
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise self.found_unavailable(_reason(error)) from error
+        return self._answer(response, response.content)
+
+    async def post_blocking(self, path: str, body: Mapping[str, Any], guest_id: str | None) -> Answer:
+        """Posts like `post` and blocks meanwhile: this coroutine never suspends."""
+        content = json.dumps(body).encode()
+        self._require_available()
+        return self._exchange_blocking(self._http, "POST", path, content, guest_id)
+
+    def _exchange_blocking(
+        self, http: httpx.Client, method: str, path: str, content: bytes | None, guest_id: str | None
+    ) -> Answer:
+        deadline_s = time.monotonic() + TIMEOUT_S
+        try:
+            with http.stream(method, self._url + path, content=content, headers=_routing(guest_id)) as response:
+                body = b"".join(_in_time(response.iter_bytes(), deadline_s))
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise self.found_unavailable(_reason(error)) from error
+        return self._answer(response, body)
+
+    def _answer(self, response: httpx.Response, content: bytes) -> Answer:
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            body = None
+        if response.is_success and isinstance(body, dict):
+            return Answer(body, response.headers.get_list("Set-Cookie"))
+        if response.is_client_error and isinstance(body, dict) and isinstance(body.get("code"), str):
+            facts = {name: value for name, value in body.items() if name not in {"type", "title", "detail", "code"}}
+            raise GuestError(body["code"], str(body.get("detail") or body.get("title") or ""), facts)
+        raise self.found_unavailable(f"status {response.status_code}, and not as the service responds")
+
+    def found_unavailable(self, reason: str) -> GuestError:
+        """Has the thread look again at once, so that one failed call costs the next visitor nothing."""
+        if self._available:
+            logger.warning("guest-sessions is unavailable, cookies stay as they are: %s", reason)
+        self._available = False
+        self._look.set()
+        return _unavailable()
+
+    def _require_available(self) -> None:
+        if not self._available:
+            raise _unavailable()
+
+    def _follow(self, http: httpx.Client, closed: threading.Event) -> None:
+        while not closed.is_set():
+            self._fetch_keys(http)
+            self._look.clear()
+            self._look.wait(FOLLOW_EVERY_S if self._available else LOOK_AGAIN_EVERY_S)
+        http.close()
+
+    def _fetch_keys(self, http: httpx.Client) -> None:
+        try:
+            jwks = self._exchange_blocking(http, "GET", "/.well-known/jwks.json", None, None).body
+            if not self._verifier.learn(jwks):
+                self.found_unavailable("no JWK Set under /.well-known/jwks.json")
+                return
+        except GuestError as error:
+            if error.code != "unavailable":
+                logger.warning("guest-sessions does not give its keys: %s", error)
+            return
+        if not self._available:
+            logger.warning("guest-sessions is available again")
+        self._available = True
+
+
+def _in_time(chunks: Iterator[bytes], deadline_s: float) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+        if time.monotonic() > deadline_s:  # httpx measures each read by itself
+            raise TimeoutError("the response did not end in time")
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # one visitor's cookie is not for the next
+
+
+def _routing(guest_id: str | None) -> dict[str, str]:
+    # A balancer may keep a guest at one replica, which remembers its newest token.
+    return {"X-Guest-Id": guest_id} if guest_id else {}
+
+
+def _reason(error: Exception) -> str:
+    # The text of a protocol error may quote what was sent.
+    text = "" if isinstance(error, httpx.ProtocolError) else str(error)
+    return f"{type(error).__name__}: {text}"
+
+
+def _unavailable() -> GuestError:
+    return GuestError("unavailable", "guest-sessions is unavailable; the guest is as it was")

@@ -1,0 +1,130 @@
+"""The service fails, in all the ways of services and of what stands before them."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import Stages
+from tests.clients.stage import (
+    FETCH,
+    NAVIGATION,
+    Stage,
+    application,
+    cookie,
+    guest_cookies,
+    of_unknown_key,
+    token_in,
+)
+from tests.gateways.processes import wait_until
+
+FAILURES = ["bad gateway", '{"token": "x"}', "silent"]
+
+
+@pytest.fixture(params=FAILURES, ids=["bad gateway", "another answer", "silent"])
+def down(request: pytest.FixtureRequest, app: Stage) -> Iterator[tuple[Stage, str]]:
+    """The application and a guest's token, with the service known to be unavailable."""
+    token = app.new_guest({"cart": ["cup"]})
+    app.front.state = request.param
+    wait_until(lambda: app.get(NAVIGATION).json() == {"guest": None}, what="the outage was noticed")
+    yield app, token
+    app.reopen()
+
+
+def test_known_guests_stay_and_newcomers_get_their_page(down: tuple[Stage, str]) -> None:
+    app, token = down
+    assert app.guest([*NAVIGATION, *cookie(token)])["payload"] == {"cart": ["cup"]}
+    newcomer = app.get(NAVIGATION)
+    assert newcomer.json() == {"guest": None}
+    assert guest_cookies(newcomer) == []
+
+
+def test_a_change_is_refused_as_unavailable(down: tuple[Stage, str]) -> None:
+    app, token = down
+    for headers in (cookie(token), FETCH):
+        begun = time.monotonic()
+        refused = app.try_to_post("/replace", {"cart": []}, headers)
+        assert (refused.status, refused.json()["code"]) == (503, "unavailable")
+        assert guest_cookies(refused) == []
+        assert time.monotonic() - begun < 2  # nobody waits for what is known to be unavailable
+
+
+def test_a_login_goes_through_at_once_and_leaves_the_guest(down: tuple[Stage, str]) -> None:
+    app, token = down
+    begun = time.monotonic()
+    login = app.post("/login", {}, cookie(token))
+    assert time.monotonic() - begun < 2
+    assert (login.json()["merged"], login.json()["session"]["name"]) == (False, "Ada")
+    assert guest_cookies(login) == []
+
+
+def test_an_application_that_starts_in_an_outage_replaces_no_cookie(stages: Stages) -> None:
+    """It has no keys: what it cannot verify may well be good, and is not written over unread."""
+    app = stages(state="bad gateway")
+    guest = app.service.issue(payload={"cart": ["cup"]})
+    page = app.get([*NAVIGATION, *cookie(guest["token"])])
+    assert page.json() == {"guest": None}
+    assert guest_cookies(page) == []
+    refused = app.try_to_post("/replace", {"cart": ["bowl"]}, cookie(guest["token"]))
+    assert (refused.status, refused.json()["code"]) == (503, "unreadable_guest")
+    assert guest_cookies(refused) == []
+    app.front.state = "open"
+    wait_until(lambda: app.guest(cookie(guest["token"])), what="the guest is read again", within_s=15)
+    [set_cookie] = guest_cookies(app.post("/patch", {"cart": ["cup", "bowl"]}, cookie(guest["token"])))
+    assert app.guest(cookie(token_in(set_cookie)))["id"] == guest["subject"]
+
+
+def test_one_failed_call_costs_the_next_visitor_little(app: Stage) -> None:
+    """The service is looked at again at once, not when the keys are due."""
+    app.front.state = "bad gateway"
+    assert app.try_to_post("/replace", {"cart": []}, cookie(app.new_guest())).status == 503
+    app.front.state = "open"
+    begun = time.monotonic()
+    wait_until(lambda: guest_cookies(app.get(NAVIGATION)), what="newcomers get a guest again", within_s=15)
+    assert time.monotonic() - begun < 3
+
+
+def test_a_change_whose_answer_was_lost_is_not_repeated(app: Stage) -> None:
+    token = app.new_guest()
+    app.front.asked.clear()
+    app.front.state = "losing"
+    refused = app.try_to_post("/replace", {"cart": ["cup"]}, cookie(token))
+    assert (refused.status, refused.json()["code"]) == (503, "unavailable")
+    assert guest_cookies(refused) == []
+    assert app.asked() == ["/v1/refresh-payload"]
+
+
+def test_a_silent_service_holds_up_one_request_in_a_while_and_no_known_guest(app: Stage) -> None:
+    token = app.new_guest()
+    app.front.state = "silent"
+    assert app.seconds_for(NAVIGATION) < 5  # the first newcomer finds out
+    with ThreadPoolExecutor(21) as visitors:
+        strangers = [visitors.submit(app.seconds_for, [*NAVIGATION, *cookie(of_unknown_key())]) for _ in range(12)]
+        newcomers = [visitors.submit(app.seconds_for, NAVIGATION) for _ in range(6)]
+        known = [visitors.submit(app.seconds_for, [*NAVIGATION, *cookie(token)]) for _ in range(3)]
+        assert max(visit.result() for visit in [*strangers, *newcomers, *known]) < 2.5
+    assert "imeout" in app.log
+
+
+def test_a_service_that_answers_byte_by_byte_holds_nobody_up(app: Stage) -> None:
+    app.front.state = "byte by byte"
+    assert app.seconds_for(NAVIGATION) < 5
+
+
+def test_strangers_at_a_silent_service_do_not_queue_up(stages: Stages) -> None:
+    """Keys that nobody has, and none known yet: all wait together, not one after the other."""
+    app = stages(state="silent")
+    with ThreadPoolExecutor(12) as visitors:
+        waits = [visitors.submit(app.seconds_for, cookie(of_unknown_key())) for _ in range(12)]
+        assert max(wait.result() for wait in waits) < 8
+
+
+def test_an_application_that_was_never_warm_lets_logins_through(app: Stage, name: str, tmp_path: Path) -> None:
+    token = app.new_guest({"cart": ["cup"]})
+    app.front.state = "silent"
+    with application(name, app.service, app.front, tmp_path) as cold:
+        login = cold.post("/login", {}, cookie(token))
+        assert (login.json()["merged"], login.json()["session"]["name"]) == (False, "Ada")
+        assert guest_cookies(login) == []
