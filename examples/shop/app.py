@@ -4,27 +4,27 @@ Nothing is kept here for a guest: no row, no cache. Customers and their carts ar
 `python examples/shop/demo.py` starts it together with the service.
 """
 
+import asyncio
+import contextlib
 import hmac
 import logging
 import os
 import secrets
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from aiohttp import web
+from catalog import CATALOG, MOST_OF_A_PIECE, euros
+from guest_sessions import GuestError
+from guest_sessions.aiohttp import GuestSessions
+from notices import COOKIE as NOTICE_COOKIE
+from notices import Notice, leave, left
+from story import Story, tell
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "middleware/python")]  # the drop-in middleware, as it is
-
-from catalog import CATALOG, MOST_OF_A_PIECE, euros  # noqa: E402  (found by the line above)
-from guests import Guest, NotSaved  # noqa: E402
-from guests_aiohttp import GuestSessions  # noqa: E402
-from notices import COOKIE as NOTICE_COOKIE  # noqa: E402
-from notices import Notice, leave, left  # noqa: E402
-from story import Story, tell  # noqa: E402
-
 SESSION_COOKIE = "shop_session"
 PASSWORD = "clay"  # noqa: S105  (printed on the login page)
 CONTENT_SECURITY_POLICY = (
@@ -35,10 +35,11 @@ CONTENT_SECURITY_POLICY = (
 sessions = GuestSessions(
     os.environ["GUEST_URL"],
     issuer=os.environ["GUEST_ISSUER"],
-    cookie=os.environ.get("GUEST_COOKIE_NAME", "guest"),
+    cookie=os.environ.get("GUEST_COOKIE_NAME"),
     api_key=os.environ.get("GUEST_API_KEY"),
 )
 customers: dict[str, dict[str, Any]] = {"Ada": {}, "Grace": {}}
+locks = {name: asyncio.Lock() for name in customers}
 logins: dict[str, str] = {}
 stories: dict[str, Story] = {}
 log = logging.getLogger("shop")
@@ -52,38 +53,33 @@ def customer(request: web.Request) -> str | None:
     return logins.get(request.cookies.get(SESSION_COOKIE, ""))
 
 
-def state_of(request: web.Request) -> dict[str, Any]:
-    """The customer's state, or the guest's: the payload of the token, checked by the middleware."""
+def account_of(request: web.Request) -> AbstractAsyncContextManager[object]:
+    """Reading a customer's state and writing it back is one step, as in a database's transaction.
+
+    A guest's needs none: a change is applied to the guest's token by the service.
+    """
     name = customer(request)
-    if name:
-        return customers[name]
-    return payload_of(request["guest"])
+    return locks[name] if name else contextlib.nullcontext()
 
 
-def payload_of(guest: Guest) -> dict[str, Any]:
-    return guest.claims["payload"] if guest.claims else {}
-
-
-def is_unread(request: web.Request) -> bool:
-    """Whether a guest's token is here that can't be checked now. Writing anew what can't be read would lose it."""
-    return not customer(request) and not request["guest"].claims and bool(request["guest"].token)
+def state_of(request: web.Request) -> dict[str, Any]:
+    """The customer's state, or the guest's: the payload of the token, verified by the middleware."""
+    name = customer(request)
+    return customers[name] if name else sessions.guest(request).payload
 
 
 async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
     """Stores members of the state where it belongs: with the customer, or in a new token for the guest.
 
-    Whether that could be done: a guest's state stays as it is while the service is away.
+    Whether that could be done: a guest's state stays as it is while the service is unavailable.
     """
-    state = {**state_of(request), **changes}
     name = customer(request)
     if name:
-        customers[name] = state
+        customers[name] = {**customers[name], **changes}
         return True
-    if is_unread(request):
-        return False
     try:
-        await request["guest"].save(state)
-    except NotSaved as error:
+        await sessions.guest(request).patch(changes)
+    except GuestError as error:
         log.warning("a guest's change was not saved: %s", error)
         return False
     return True
@@ -91,7 +87,7 @@ async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
 
 def render(request: web.Request, template: str, status: int = 200, **facts: Any) -> web.Response:
     """A page with what all pages show."""
-    state = state_of(request)
+    state, guest = state_of(request), sessions.guest(request)
     cart = [line for line in state.get("cart", []) if line["sku"] in CATALOG]
     facts |= {
         "path": request.path,
@@ -101,9 +97,9 @@ def render(request: web.Request, template: str, status: int = 200, **facts: Any)
         "cart": cart,
         "count": sum(line["quantity"] for line in cart),
         "favourites": state.get("favourites", []),
-        "guest": request["guest"].claims,
-        "unread": is_unread(request),
-        "token_bytes": len(request["guest"].token or ""),
+        "guest": guest if guest.id else None,
+        "unread": guest.is_unread and not customer(request),
+        "token_bytes": len(guest.token or ""),
         "most": MOST_OF_A_PIECE,
         "story": stories.pop(request.cookies.get(SESSION_COOKIE, ""), None),
     }
@@ -111,8 +107,24 @@ def render(request: web.Request, template: str, status: int = 200, **facts: Any)
     return web.Response(status=status, text=html, content_type="text/html", headers={"Cache-Control": "no-store"})
 
 
-def render_with_notice(request: web.Request, template: str) -> web.Response:
-    """A page that also says, once, what the last form did."""
+async def bring_along(request: web.Request, name: str) -> Story:
+    """Hands the guest over to the customer. While the service is unavailable, both stay as they are."""
+    guest = sessions.guest(request)
+    brought = None if guest.is_unread else guest.payload
+    async with locks[name]:  # of two logins at a time, the later one would take back what the first one brought
+        had = customers[name]
+        result = await guest.hand_over(had, policy="shop")
+        customers[name] = result.payload  # stored before the response gives the visitor the next, empty guest
+    return tell(name, had=had, brought=brought, result=result)
+
+
+async def render_with_notice(request: web.Request, template: str) -> web.Response:
+    """A page that also says, once, what the last form did, and brings along what a login had to leave behind."""
+    name = customer(request)
+    if name and any(sessions.guest(request).payload.values()):
+        story = await bring_along(request, name)
+        if not story.waits:
+            stories[request.cookies[SESSION_COOKIE]] = story
     response = render(request, template, notice=left(request))
     if NOTICE_COOKIE in request.cookies:
         response.del_cookie(NOTICE_COOKIE)
@@ -121,12 +133,12 @@ def render_with_notice(request: web.Request, template: str) -> web.Response:
 
 @routes.get("/")
 async def shelf(request: web.Request) -> web.Response:
-    return render_with_notice(request, "shelf.html")
+    return await render_with_notice(request, "shelf.html")
 
 
 @routes.get("/cart")
 async def show_cart(request: web.Request) -> web.Response:
-    return render_with_notice(request, "cart.html")
+    return await render_with_notice(request, "cart.html")
 
 
 @routes.post("/cart/{sku}")
@@ -135,13 +147,14 @@ async def change_cart(request: web.Request) -> web.Response:
     if sku not in CATALOG:
         raise web.HTTPNotFound
     by = -1 if (await request.post()).get("by") == "-1" else 1
-    lines = {line["sku"]: line["quantity"] for line in state_of(request).get("cart", [])}
-    wanted = lines.get(sku, 0) + by
-    if wanted > MOST_OF_A_PIECE:
-        return back(request, sku, notice="most")
-    lines[sku] = wanted
-    cart = [{"sku": each, "quantity": quantity} for each, quantity in lines.items() if quantity > 0]
-    kept = await keep(request, {"cart": cart})
+    async with account_of(request):
+        lines = {line["sku"]: line["quantity"] for line in state_of(request).get("cart", [])}
+        wanted = lines.get(sku, 0) + by
+        if wanted > MOST_OF_A_PIECE:
+            return back(request, sku, notice="most")
+        lines[sku] = wanted
+        cart = [{"sku": each, "quantity": quantity} for each, quantity in lines.items() if quantity > 0]
+        kept = await keep(request, {"cart": cart})
     done = "added" if by > 0 else "less" if wanted > 0 else "gone"
     return back(request, sku, notice=done if kept else "failed")
 
@@ -151,9 +164,10 @@ async def change_favourites(request: web.Request) -> web.Response:
     sku = request.match_info["sku"]
     if sku not in CATALOG:
         raise web.HTTPNotFound
-    favourites = list(state_of(request).get("favourites", []))
-    favourites.remove(sku) if sku in favourites else favourites.append(sku)
-    kept = await keep(request, {"favourites": favourites})
+    async with account_of(request):
+        favourites = list(state_of(request).get("favourites", []))
+        favourites.remove(sku) if sku in favourites else favourites.append(sku)
+        kept = await keep(request, {"favourites": favourites})
     return back(request, sku, notice=None if kept else "failed")
 
 
@@ -162,7 +176,8 @@ async def check_out(request: web.Request) -> web.Response:
     """An order that nobody charges or sends; a guest is asked to log in first."""
     if not customer(request):
         return see_other("/login")
-    await keep(request, {"cart": []})
+    async with account_of(request):
+        await keep(request, {"cart": []})
     return see_other("/cart", Notice("ordered"))
 
 
@@ -177,12 +192,8 @@ async def log_in(request: web.Request) -> web.Response:
     name, password = str(form.get("name")), str(form.get("password"))
     if name not in customers or not hmac.compare_digest(password.encode(), PASSWORD.encode()):
         return render(request, "login.html", 422, names=list(customers), password=PASSWORD, wrong=True, asked=name)
-    had = customers[name]
-    brought = None if is_unread(request) else payload_of(request["guest"])
-    merge = await request["guest"].hand_over(had, policy="shop")
-    customers[name] = merge["payload"]  # saved before the answer gives the visitor the next, empty guest
     session = secrets.token_urlsafe()
-    logins[session], stories[session] = name, tell(name, had=had, brought=brought, merge=merge)
+    logins[session], stories[session] = name, await bring_along(request, name)
     answer = see_other("/cart")
     answer.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="Lax")
     return answer
@@ -191,6 +202,7 @@ async def log_in(request: web.Request) -> web.Response:
 @routes.post("/logout")
 async def log_out(request: web.Request) -> web.Response:
     logins.pop(request.cookies.get(SESSION_COOKIE, ""), None)
+    sessions.guest(request).forget()  # else the next person at this computer has what the last one picked
     answer = see_other("/")
     answer.del_cookie(SESSION_COOKIE)
     return answer

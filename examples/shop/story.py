@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalog import CATALOG
+from guest_sessions import HandOver
 
-WAITS = "safe in this browser and join you at your next login"
+WAITS = "safe in this browser and join you as soon as that works"
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,11 @@ class Story:
     """Whether picks stayed behind, because the service could not be asked."""
 
 
-def tell(name: str, *, had: dict[str, Any], brought: dict[str, Any] | None, merge: dict[str, Any]) -> Story:
-    """About the answer of /v1/merge: what the customer `had`, and what the guest `brought` (None: it can't be read)."""
-    waits = brought is None or bool(_what(_holds(brought)) and not merge["merged"] and not merge["skipped"])
-    limits = _limits(merge)
-    outcome = _waiting(brought) if waits else _outcome(had, brought or {}, merge, limits)
+def tell(name: str, *, had: dict[str, Any], brought: dict[str, Any] | None, result: HandOver) -> Story:
+    """About a hand-over: what the customer `had`, and what the guest `brought` (None: it can't be read)."""
+    waits = brought is None or bool(_what(_holds(brought)) and result.error)
+    limits = _limits(result)
+    outcome = _waiting(brought) if waits else _outcome(had, brought or {}, result, limits)
     return Story([f"Welcome back, {name}. {outcome}".strip(), *limits], waits)
 
 
@@ -30,16 +31,16 @@ def _waiting(brought: dict[str, Any] | None) -> str:
     return f"Your cart could not come along just now. Your picks ({_what(_holds(brought))}) are {WAITS}."
 
 
-def _outcome(had: dict[str, Any], brought: dict[str, Any], merge: dict[str, Any], limits: list[str]) -> str:
-    if any(skipped["reason"] == "already_merged" for skipped in merge["skipped"]):
+def _outcome(had: dict[str, Any], brought: dict[str, Any], result: HandOver, limits: list[str]) -> str:
+    if any(skipped["reason"] == "already_merged" for skipped in result.skipped):
         return "What you picked here was handed over before; nothing was counted twice."
-    came = _what(_holds(merge["payload"]) - _holds(had))
-    once = ", each counted once" if any(guest["weakened"] for guest in merge["guests"]) else ""
+    came = _what(_holds(result.payload) - _holds(had))
+    once = ", each counted once" if any(guest["weakened"] for guest in result.guests) else ""
     if came:
         return f"{came} that you picked as a guest came with you{once}."
     if limits or not _what(_holds(brought)):
         return ""
-    if merge["skipped"]:
+    if result.skipped:
         return "What you picked here could not be taken over: this browser's guest session is no longer valid."
     return "All that you picked as a guest was with you already."
 
@@ -56,14 +57,14 @@ def _what(held: Counter[tuple[str, str]]) -> str:
     return " and ".join(f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in numbers if number)
 
 
-def _limits(merge: dict[str, Any]) -> list[str]:
+def _limits(result: HandOver) -> list[str]:
     """One sentence for each quantity that the policy's ceiling held back."""
     sentences = []
-    for conflict in merge["conflicts"]:
+    for conflict in result.conflicts:
         member, _, rest = conflict["path"][1:].partition("/")
         index = rest.partition("/")[0]
         if member == "cart" and conflict["kept"] == "bounded" and index.isdigit():
-            line = merge["payload"]["cart"][int(index)]
+            line = result.payload["cart"][int(index)]
             named = CATALOG[line["sku"]].name
             sentences.append(
                 f"{named}: you had {conflict.get('session') or 0} and brought {conflict['guest']}; "
