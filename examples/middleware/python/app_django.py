@@ -3,46 +3,59 @@
 import json
 import os
 import sys
+import threading
+from typing import Any
 
 from django.conf import settings
 from django.core.management import execute_from_command_line
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
-from guests import NotSaved
+from guest_sessions import GuestError
+from guest_sessions.django import GuestSessions
 
 settings.configure(
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF=__name__,
-    MIDDLEWARE=["guests_django.middleware"],  # and Django's own, as ever; CsrfViewMiddleware among them
-    GUEST_URL=os.environ["GUEST_URL"],
-    GUEST_ISSUER=os.environ["GUEST_ISSUER"].replace(" ", "").split(","),
-    GUEST_COOKIE_NAME=os.environ.get("GUEST_COOKIE_NAME", "__Host-guest"),
-    GUEST_API_KEY=os.environ.get("GUEST_API_KEY"),
-    GUEST_RENEW_AFTER=int(os.environ.get("GUEST_RENEW_AFTER", "2592000")),  # browsers forget a cookie after 400 days
+    MIDDLEWARE=[f"{__name__}.middleware"],  # and Django's own; CsrfViewMiddleware among them
 )
-
-users = {"ada": {"name": "Ada"}}
+sessions = GuestSessions(
+    os.environ["GUEST_URL"],
+    issuer=os.environ["GUEST_ISSUER"],
+    api_key=os.environ.get("GUEST_API_KEY"),
+)
+middleware = sessions.middleware
+users: dict[str, dict[str, Any]] = {"ada": {"name": "Ada"}}
+lock = threading.Lock()
 
 
 def page(request: HttpRequest) -> JsonResponse:
-    return JsonResponse({"guest": request.guest.claims})
+    guest = sessions.guest(request)
+    return JsonResponse({"guest": guest.id, "cart": guest.payload.get("cart", [])})
 
 
 def cart(request: HttpRequest) -> JsonResponse:
+    guest = sessions.guest(request)
     try:
-        request.guest.save({"cart": json.loads(request.body)})
-    except NotSaved as error:
-        return JsonResponse({"detail": str(error)}, status=503)
-    return JsonResponse({"guest": request.guest.claims})
+        guest.patch({"cart": [*guest.payload.get("cart", []), json.loads(request.body)]})
+    except GuestError as error:
+        status = 503 if error.code == "unavailable" else 422
+        return JsonResponse({"code": error.code, "detail": error.message}, status=status)
+    return page(request)
 
 
 def login(request: HttpRequest) -> JsonResponse:
-    merge = request.guest.hand_over(users["ada"])
-    users["ada"] = merge["payload"]
-    return JsonResponse({"session": users["ada"], "merged": merge["merged"]})
+    with lock:  # in a database a transaction: read, hand over and store are one step
+        result = sessions.guest(request).hand_over(users["ada"], policy="cart")
+        users["ada"] = result.payload
+    return JsonResponse({"session": result.payload, "merged": result.merged})
 
 
-urlpatterns = [path("", page), path("cart", cart), path("login", login)]
+def logout(request: HttpRequest) -> JsonResponse:
+    sessions.guest(request).forget()
+    return JsonResponse({})
+
+
+urlpatterns = [path("", page), path("cart", cart), path("login", login), path("logout", logout)]
 
 if __name__ == "__main__":
     execute_from_command_line(["app_django.py", "runserver", "--noreload", f"127.0.0.1:{sys.argv[1]}"])
