@@ -207,12 +207,18 @@ def make_runner(
 
 
 async def _work_aside(app: web.Application) -> AsyncIterator[None]:
-    """What goes on beside the requests, until the application ends."""
+    """Follows the keys and measures the event loop until the application ends."""
+
+    def report_early_end(task: asyncio.Task[None]) -> None:
+        # These tasks end by being cancelled; any other end is a bug that must not pass in silence.
+        if not task.cancelled():
+            logger.critical("work beside the requests has ended: restart this process", exc_info=task.exception())
+
     keys = app[KEYS]
     await keys.start()
     tasks = [asyncio.create_task(work) for work in (keys.run(), app[LOOP_LAG].run())]
     for task in tasks:
-        task.add_done_callback(_tell_early_end)
+        task.add_done_callback(report_early_end)
     try:
         yield
     finally:
@@ -220,12 +226,6 @@ async def _work_aside(app: web.Application) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await keys.stop()
-
-
-def _tell_early_end(task: asyncio.Task[None]) -> None:
-    """Work beside the requests ends by being cancelled; any other end is a bug that must not pass in silence."""
-    if not task.cancelled():
-        logger.critical("work beside the requests has ended: restart this process", exc_info=task.exception())
 
 
 def _gauges(status: KeysStatus, loop_lag: LoopLag) -> dict[str, float]:

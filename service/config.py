@@ -5,10 +5,10 @@ environment itself; a file that a variable names is read through `read_file`. Th
 of the modules that they are for, so that no other module depends on all of them.
 """
 
-import ipaddress
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -30,7 +30,7 @@ from service.strict_json import parse_rfc3339
 from service.tokens.service import TokenPolicy
 
 T = TypeVar("T")
-_NONE: Final[tuple[str, ...]] = ()
+U = TypeVar("U")
 
 TEN_YEARS_S: Final = 315_360_000
 LONGEST_DIGITS: Final = 19
@@ -102,7 +102,7 @@ class _Reader:
         self.names[name] = None
         return self.variables.get(name, "").strip() or None
 
-    def parsed(self, name: str, parse: Callable[[str], T], default: T) -> T:
+    def parsed(self, name: str, parse: Callable[[str], T], default: U) -> T | U:
         """The variable through `parse`, whose ValueError is the fault's message."""
         text = self.text(name)
         if text is None:
@@ -112,6 +112,31 @@ class _Reader:
         except ValueError as error:
             self.fault(name, str(error))
             return default
+
+    def matched(self, name: str, pattern: str, message: str, default: T) -> str | T:
+        """The variable, which must match the whole pattern."""
+
+        def parse(text: str) -> str:
+            if re.fullmatch(pattern, text) is None:
+                raise ValueError(message)
+            return text
+
+        return self.parsed(name, parse, default)
+
+    def listed(
+        self, name: str, default: tuple[str, ...] = (), *, pattern: str = ".+", message: str = ""
+    ) -> tuple[str, ...]:
+        """The different entries of the variable, each of which must match the whole pattern."""
+
+        def parse(text: str) -> tuple[str, ...]:
+            parts = [part.strip() for part in text.split(",")]
+            if not all(parts):
+                raise ValueError("has an empty entry")
+            if not all(re.fullmatch(pattern, part) for part in parts):
+                raise ValueError(message)
+            return tuple(dict.fromkeys(parts))
+
+        return self.parsed(name, parse, default)
 
     def whole(self, name: str, default: int, *, least: int, most: int) -> int:
         def parse(text: str) -> int:
@@ -132,7 +157,7 @@ class _Reader:
 
         return self.parsed(name, parse, default)
 
-    def file(self, name: str, parse: Callable[[bytes], T], default: T) -> T:
+    def file(self, name: str, parse: Callable[[bytes], T], default: U) -> T | U:
         """The content of the file that the variable names, through `parse`."""
 
         def read(text: str) -> T:
@@ -148,8 +173,8 @@ def _read(reader: _Reader) -> Settings:
     hosts: tuple[str, ...] = reader.parsed("GUEST_HOST", _parse_hosts, ("127.0.0.1",))
     port = reader.whole("GUEST_PORT", 8080, least=0, most=65535)
     outside = next((host for host in hosts if not is_loopback(host)), None)
-    issuers = _read_issuers(reader, host=hosts[0], port=port, outside=outside)
-    tokens = _read_tokens(reader, issuers)
+    tokens = _read_tokens(reader, host=hosts[0], port=port, outside=outside)
+    issuers = tokens.issuers
     keys_dir, keys_secrets, redis_url = _read_key_places(reader)
     access = _read_access(reader, outside=outside, issuers=issuers)
     _refuse_samples(reader, issuers, keys_secrets=keys_secrets, api_keys=access.api_keys)
@@ -164,7 +189,9 @@ def _read(reader: _Reader) -> Settings:
         keys_secrets=keys_secrets,
         keys_required=reader.flag("GUEST_KEYS_REQUIRED"),
         redis_url=redis_url,
-        redis_prefix=reader.parsed("GUEST_REDIS_PREFIX", _parse_redis_prefix, "guest-sessions:"),
+        redis_prefix=reader.matched(
+            "GUEST_REDIS_PREFIX", "[!-~]{1,64}", "must be of 1 to 64 visible ASCII characters", "guest-sessions:"
+        ),
         cookie=_read_cookie(reader, issuers),
         gateway=_read_gateway(reader, outside),
         access=access,
@@ -178,19 +205,8 @@ def _read(reader: _Reader) -> Settings:
     )
 
 
-def _read_issuers(reader: _Reader, *, host: str, port: int, outside: str | None) -> tuple[str, ...]:
-    stand_in = (f"http://{f'[{host}]' if ':' in host else host}:{port}",)
-    if reader.text("GUEST_ISSUER") is not None:
-        return reader.parsed("GUEST_ISSUER", _parse_issuers, stand_in)
-    if outside is not None:
-        reader.fault("GUEST_ISSUER", f"is required when listening beyond loopback (GUEST_HOST is {outside})")
-    if port == 0:
-        reader.fault("GUEST_ISSUER", "is required with GUEST_PORT=0: the port is not known beforehand")
-    return stand_in
-
-
 def _parse_issuers(text: str) -> tuple[str, ...]:
-    issuers = _parse_list(text)
+    issuers = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for issuer in issuers:
         url = urlsplit(issuer)
         # As it is written, not as it is parsed: what looks at the issuer later, verifiers too, compares it as text.
@@ -203,14 +219,31 @@ def _parse_issuers(text: str) -> tuple[str, ...]:
     return issuers
 
 
-def _read_tokens(reader: _Reader, issuers: tuple[str, ...]) -> TokenPolicy:
+def _parse_hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for host in hosts:
+        if ":" in host:
+            IPv6Address(host)
+        elif re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", host) is None:
+            raise ValueError("must be IP addresses, without brackets, or host names, comma separated")
+    return hosts
+
+
+def _read_tokens(reader: _Reader, *, host: str, port: int, outside: str | None) -> TokenPolicy:
+    issuers: tuple[str, ...] = (f"http://{f'[{host}]' if ':' in host else host}:{port}",)
+    if reader.text("GUEST_ISSUER") is not None:
+        issuers = reader.parsed("GUEST_ISSUER", _parse_issuers, issuers)
+    elif outside is not None:
+        reader.fault("GUEST_ISSUER", f"is required when listening beyond loopback (GUEST_HOST is {outside})")
+    elif port == 0:
+        reader.fault("GUEST_ISSUER", "is required with GUEST_PORT=0: the port is not known beforehand")
     max_ttl_s = reader.whole("GUEST_MAX_TTL", TEN_YEARS_S, least=1, most=LONGEST_TTL_S)
     ttl_s = reader.whole("GUEST_TTL", min(TEN_YEARS_S, max_ttl_s), least=1, most=LONGEST_TTL_S)
     if ttl_s > max_ttl_s:
         reader.fault("GUEST_TTL", f"is {ttl_s}, more than GUEST_MAX_TTL ({max_ttl_s})")
     return TokenPolicy(
         issuers=issuers,
-        audience=reader.parsed("GUEST_AUDIENCE", _parse_list, _NONE),
+        audience=reader.listed("GUEST_AUDIENCE"),
         audience_since_s=reader.parsed("GUEST_AUDIENCE_SINCE", parse_time, None),
         ttl_s=ttl_s,
         max_ttl_s=max_ttl_s,
@@ -241,18 +274,18 @@ def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
     return policy
 
 
-def _checked_redis_url(text: str) -> str:
-    from service.keys.redis_store import parse_redis_url  # noqa: PLC0415 - 7 MiB that are not needed without Redis
-
-    parse_redis_url(text)
-    return text
-
-
 def _read_key_places(reader: _Reader) -> tuple[Path | None, tuple[str, ...], str | None]:
     directory = reader.text("GUEST_KEYS_DIR") or "./data/keys"
     keys_dir = None if directory == "none" else Path(directory)
+
+    def check_redis_url(text: str) -> str:
+        from service.keys.redis_store import parse_redis_url  # noqa: PLC0415 - 7 MiB that are not needed without Redis
+
+        parse_redis_url(text)
+        return text
+
     secrets = _read_secrets(reader, "GUEST_KEYS_SECRET", parse_secrets, parse_file=parse_secrets)
-    redis_url = reader.parsed("GUEST_REDIS_URL", _checked_redis_url, None)
+    redis_url = reader.parsed("GUEST_REDIS_URL", check_redis_url, None)
     if reader.text("GUEST_REDIS_URL") and not secrets and not _is_set(reader, "GUEST_KEYS_SECRET"):
         reader.fault("GUEST_KEYS_SECRET", "is required with GUEST_REDIS_URL: what goes to Redis is always sealed")
     if keys_dir is None and not reader.text("GUEST_REDIS_URL"):
@@ -280,9 +313,16 @@ def _refuse_samples(
 
 def _read_cookie(reader: _Reader, issuers: tuple[str, ...]) -> CookiePolicy:
     secure = issuers[0].startswith("https://")
-    domain = reader.parsed("GUEST_COOKIE_DOMAIN", _parse_domain, None)
-    default: tuple[str, ...] = ("__Host-guest" if secure and not domain else "guest",)
-    names = reader.parsed("GUEST_COOKIE_NAME", _parse_cookie_names, default)
+    labels = r"\.?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
+    domain = (
+        reader.matched("GUEST_COOKIE_DOMAIN", labels, "must be a domain name", "").removeprefix(".").lower() or None
+    )
+    names = reader.listed(
+        "GUEST_COOKIE_NAME",
+        ("__Host-guest" if secure and not domain else "guest",),
+        pattern=r"[!#$%&'*+.^_`|~0-9A-Za-z-]+",  # a token of RFC 9110, section 5.6.2
+        message="must be cookie names, comma separated: visible ASCII without separators",
+    )
     same_site: SameSite = reader.choice("GUEST_COOKIE_SAMESITE", ("Lax", "Strict", "None"), "Lax")
     partitioned = reader.flag("GUEST_COOKIE_PARTITIONED")
     # The first name alone is ever set. Browsers compare these prefixes without regard to case, and drop a cookie that
@@ -300,19 +340,22 @@ def _read_cookie(reader: _Reader, issuers: tuple[str, ...]) -> CookiePolicy:
 
 
 def _read_gateway(reader: _Reader, outside: str | None) -> ForwardAuthPolicy:
-    rate_limit_per_s = reader.parsed("GUEST_RATE_LIMIT", _parse_rate, 0.0)
+    number = r"[0-9]{1,6}(\.[0-9]+)?|\.[0-9]+|1000000"
+    message = "must be a number of new guests a second, from 0 to 1000000"
+    rate_limit_per_s = float(reader.matched("GUEST_RATE_LIMIT", number, message, "0"))
     trusted_proxies: tuple[Network, ...] = reader.parsed(
-        "GUEST_TRUSTED_PROXIES", lambda text: tuple(ipaddress.ip_network(part) for part in _parse_list(text)), ()
+        "GUEST_TRUSTED_PROXIES", lambda text: tuple(ip_network(part.strip()) for part in text.split(",")), ()
     )
     if rate_limit_per_s and not reader.text("GUEST_TRUSTED_PROXIES") and outside is not None:
         reader.fault("GUEST_TRUSTED_PROXIES", "is required with GUEST_RATE_LIMIT: else all share the gateway's address")
-    headers: frozenset[str] = reader.parsed("GUEST_AUTH_HEADERS", _parse_auth_headers, frozenset())
-    access_audience = reader.parsed("GUEST_ACCESS_AUDIENCE", _parse_list, _NONE)
+    names = ("payload", "token", "access")
+    headers = reader.listed("GUEST_AUTH_HEADERS", pattern="|".join(names), message=f"must be of: {', '.join(names)}")
+    access_audience = reader.listed("GUEST_ACCESS_AUDIENCE")
     if "access" in headers and not reader.text("GUEST_ACCESS_AUDIENCE"):
         reader.fault("GUEST_ACCESS_AUDIENCE", "is required with GUEST_AUTH_HEADERS=access: the services meant")
     return ForwardAuthPolicy(
         ensure_on=reader.choice("GUEST_ENSURE_ON", ("navigate", "any"), "navigate"),
-        headers=headers,
+        headers=frozenset(headers),
         access_audience=access_audience,
         rate_limit_per_s=rate_limit_per_s,
         trusted_proxies=trusted_proxies,
@@ -375,24 +418,7 @@ def _read_secrets(
         except UnicodeDecodeError as error:
             raise ValueError("is not UTF-8 text") from error
 
-    return reader.file(f"{name}_FILE", decode, reader.parsed(name, parse, _NONE))
-
-
-def _parse_list(text: str) -> tuple[str, ...]:
-    parts = tuple(part.strip() for part in text.split(","))
-    if not all(parts):
-        raise ValueError("has an empty entry")
-    return tuple(dict.fromkeys(parts))
-
-
-def _parse_hosts(text: str) -> tuple[str, ...]:
-    hosts = _parse_list(text)
-    for host in hosts:
-        if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|[0-9A-Fa-f:.]+(%[A-Za-z0-9]+)?", host) is None:
-            raise ValueError("must be IP addresses, without brackets, or host names, comma separated")
-        if ":" in host:
-            ipaddress.IPv6Address(host)
-    return hosts
+    return reader.file(f"{name}_FILE", decode, reader.parsed(name, parse, ()))
 
 
 def parse_time(text: str) -> float:
@@ -408,40 +434,6 @@ def parse_time(text: str) -> float:
     if (time_s := parse_rfc3339(text)) is None:
         raise ValueError("must be a time as 2026-01-31T12:00:00Z (RFC 3339), or Unix seconds in ten digits")
     return time_s
-
-
-def _parse_redis_prefix(text: str) -> str:
-    if re.fullmatch(r"[!-~]{1,64}", text) is None:
-        raise ValueError("must be of 1 to 64 visible ASCII characters")
-    return text
-
-
-def _parse_domain(text: str) -> str:
-    domain = text.removeprefix(".").lower()
-    if re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)*", domain) is None:
-        raise ValueError("must be a domain name")
-    return domain
-
-
-def _parse_cookie_names(text: str) -> tuple[str, ...]:
-    names = _parse_list(text)
-    # A token of RFC 9110, section 5.6.2.
-    if not all("!" <= character <= "~" and character not in '"(),/:;<=>?@[\\]{}' for character in "".join(names)):
-        raise ValueError("must be cookie names, comma separated: visible ASCII without separators")
-    return names
-
-
-def _parse_rate(text: str) -> float:
-    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?|\.[0-9]+|1000000", text) is None:
-        raise ValueError("must be a number of new guests a second, from 0 to 1000000")
-    return float(text)
-
-
-def _parse_auth_headers(text: str) -> frozenset[str]:
-    names = frozenset(_parse_list(text))
-    if not names <= {"payload", "token", "access"}:
-        raise ValueError("must be of: payload, token, access")
-    return names
 
 
 _reader = _Reader({})

@@ -87,8 +87,7 @@ def serve(
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, ended.set)
-        app = make_app(current[0], shared=shared, row=row)
-        await _serve(make_runner(app), sockets, ended=ended, ready=ready)
+        await _serve(make_runner(make_app(current[0], shared=shared, row=row)), sockets, ended=ended, ready=ready)
 
     async def work_alone() -> None:
         said = "a single worker is not restarted: SIGHUP is ignored"
@@ -124,6 +123,7 @@ async def _serve(
     runner: Runner, sockets: Sequence[socket.socket], *, ended: asyncio.Event, ready: Callable[[], None]
 ) -> None:
     await runner.setup()
+    server = cast(web.Server, runner.server)
     try:
         for each in sockets:
             await web.SockSite(runner, each.dup(), backlog=BACKLOG).start()
@@ -133,20 +133,15 @@ async def _serve(
         runner.drain()
         for site in list(runner.sites):
             await site.stop()
-        await _accept_last(cast(web.Server, runner.server), sockets)
+        # What clients have opened already is accepted before the sockets are closed: that would reset it.
+        accepted = []
+        for each in sockets:
+            each.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+            with each, contextlib.suppress(BlockingIOError, ConnectionError):
+                for _ in range(BACKLOG):
+                    accepted.append(each.accept()[0])  # noqa: PERF401 - what was accepted before an error is kept
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(server, connection)
         await asyncio.sleep(LAST_REQUESTS_S)
     finally:
         await runner.cleanup()
-
-
-async def _accept_last(server: web.Server, sockets: Sequence[socket.socket]) -> None:
-    """Accepts the connections that clients have opened already, then closes the sockets: it would reset the others."""
-    accepted = []
-    for each in sockets:
-        each.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        with each, contextlib.suppress(BlockingIOError, ConnectionError):
-            for _ in range(BACKLOG):
-                accepted.append(each.accept()[0])  # noqa: PERF401 - what was accepted before an error is kept
-    loop = asyncio.get_running_loop()
-    for connection in accepted:
-        await loop.connect_accepted_socket(server, connection)

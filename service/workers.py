@@ -67,25 +67,25 @@ class _Worker(Worker):  # type: ignore[misc]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, Arbiter.SIGNALS)
 
     def run(self) -> None:
+        async def serve() -> None:
+            ended = asyncio.Event()
+            work = asyncio.create_task(self.wsgi(self.row, ended, self.report_ready))
+            while not work.done():
+                if os.getppid() != self.ppid:
+                    ended.set()
+                if not ended.is_set():
+                    self.notify()
+                await asyncio.wait([work], timeout=1)
+            await work
+
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._run())
+                runner.run(serve())
         except Exception:
             logger.exception("a worker failed")
             sys.exit(1)
 
-    async def _run(self) -> None:
-        ended = asyncio.Event()
-        work = asyncio.create_task(self.wsgi(self.row, ended, self._report_ready))
-        while not work.done():
-            if os.getppid() != self.ppid:
-                ended.set()
-            if not ended.is_set():
-                self.notify()
-            await asyncio.wait([work], timeout=1)
-        await work
-
-    def _report_ready(self) -> None:
+    def report_ready(self) -> None:
         self.states[self.row] = State.READY
         os.kill(self.ppid, signal.SIGCHLD)  # wakes the parent: the state of a child has changed
 
@@ -112,8 +112,8 @@ class Workers(Arbiter):  # type: ignore[misc]
             "graceful_timeout": END_S,
             "worker_tmp_dir": str(MEMORY_DIR) if MEMORY_DIR.is_dir() else None,
             "control_socket_disable": True,
-            "pre_fork": lambda _, worker: self._take_row(worker),
-            "child_exit": lambda _, worker: self._note_end(worker),
+            "pre_fork": lambda _, worker: self.take_row(worker),
+            "child_exit": lambda _, worker: self.note_end(worker),
         }.items():
             config.set(name, value)
         super().__init__(SimpleNamespace(cfg=config, wsgi=lambda: work))
@@ -155,13 +155,15 @@ class Workers(Arbiter):  # type: ignore[misc]
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
-    def _take_row(self, worker: _Worker) -> None:
+    def take_row(self, worker: _Worker) -> None:
+        """Gives the worker that is about to be forked the first row that is free."""
         taken = {each.row for each in self.WORKERS.values()}
         worker.row = next(row for row in range(len(self._states)) if row not in taken)
         worker.states, worker.started_at_s = self._states, time.monotonic()
         worker.states[worker.row] = State.STARTING
 
-    def _note_end(self, worker: _Worker) -> None:
+    def note_end(self, worker: _Worker) -> None:
+        """Decides what follows from the end of a worker."""
         state = self._states[worker.row]
         if state == State.ENDING or not self.LISTENERS:
             return
@@ -176,8 +178,9 @@ class Workers(Arbiter):  # type: ignore[misc]
         """The restart begins once all workers are up and no other is under way."""
         self._restart_asked = True
 
-    def _ignore(self) -> None:
+    def ignore(self) -> None:
+        """Other signals of gunicorn would change the number of workers, or their program."""
         logger.warning("the number of workers and their program stay: the signal is ignored")
 
     handle_int = handle_quit = Arbiter.handle_term
-    handle_ttin = handle_ttou = handle_usr2 = _ignore
+    handle_ttin = handle_ttou = handle_usr2 = ignore

@@ -67,7 +67,12 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     try:
         sockets = server.listen(settings.hosts, settings.port)
     except server.CannotListen as error:
-        output.fail(_cannot_listen(error.host, error.port, error.reason), output.USAGE)
+        # Without the address, which Python adds to the text of the system's error.
+        is_name_unknown = error.errno is None or isinstance(error.reason, socket.gaierror)
+        reason = error.strerror if is_name_unknown else os.strerror(error.errno or 0)
+        name = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        choice = f"choose another with --{name} or GUEST_{name.upper()}"
+        output.fail(f"Cannot listen on {error.host}:{error.port}: {reason}; {choice}.", output.USAGE)
     server.serve(
         settings,
         sockets,
@@ -80,7 +85,10 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
 @click.option("--url", metavar="URL", help="What to ask.  [/readyz of GUEST_HOST and GUEST_PORT]")
 def healthcheck(url: str | None) -> None:
     """Exit 0 if the service is ready, else 1: for containers without curl."""
-    if not asyncio.run(is_ready(url or _local_readyz(os.environ))):
+    host = os.environ.get("GUEST_HOST", "").partition(",")[0].strip() or "127.0.0.1"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+    local = f"http://{f'[{host}]' if ':' in host else host}:{os.environ.get('GUEST_PORT') or '8080'}/readyz"
+    if not asyncio.run(is_ready(url or local)):
         output.fail("not ready", output.FAILED)
 
 
@@ -92,20 +100,6 @@ def load_settings(overrides: Mapping[str, str] | None = None) -> Settings:
         for fault in error.errors:
             click.echo(f"{click.style(fault.path, bold=True)}: {fault.message}", err=True)
         sys.exit(output.USAGE)
-
-
-def _local_readyz(environment: Mapping[str, str]) -> str:
-    host = environment.get("GUEST_HOST", "").partition(",")[0].strip() or "127.0.0.1"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
-    return f"http://{f'[{host}]' if ':' in host else host}:{environment.get('GUEST_PORT') or '8080'}/readyz"
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
-    """The reason, without the address that Python adds to it a second time, and the setting to change."""
-    unknown_host = isinstance(error, socket.gaierror)
-    reason = error.strerror if unknown_host or error.errno is None else os.strerror(error.errno)
-    name = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
-    return f"Cannot listen on {host}:{port}: {reason}; choose another with --{name} or GUEST_{name.upper()}."
 
 
 def _welcome(settings: Settings, port: int) -> None:
