@@ -204,13 +204,12 @@ $(LOGIN_VENV)/.made: requirements/login.txt
 	@touch $@
 
 LOGIN := examples/login
-$(LOGIN)/node_modules/.made: $(LOGIN)/package.json $(LOGIN)/package-lock.json
-	@cd $(LOGIN) && npm ci --silent --no-audit --no-fund && touch node_modules/.made
+$(LOGIN)/node_modules/.made: $(JS_TARBALL) $(LOGIN)/package.json $(LOGIN)/package-lock.json
+	$(call npm-ci,$(LOGIN))
 
 .PHONY: test-login
-test-login: client-python client-javascript $(VENV)/.run $(LOGIN_VENV)/.made $(LOGIN)/node_modules/.made ## handing over at login in SuperTokens, better-auth, Auth.js, Django and Authlib, on the built clients; needs npm
+test-login: client-python $(VENV)/.run $(LOGIN_VENV)/.made $(LOGIN)/node_modules/.made ## handing over at login in SuperTokens, better-auth, Auth.js, Django and Authlib, on the built clients
 	@$(LOGIN_BIN)/python $(PIP_INSTALL) --force-reinstall dist/guest_sessions_client-*.whl
-	@cd $(LOGIN) && npm install --silent --no-save --no-audit --no-fund $(abspath dist)/guest-sessions-*.tgz
 	GUEST_SERVICE_PYTHON=$(abspath $(BIN))/python $(LOGIN_BIN)/pytest -n $(PYTEST_WORKERS) --timeout 300 --confcutdir=tests/login tests/login
 
 .PHONY: test-gateways

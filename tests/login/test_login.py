@@ -128,7 +128,7 @@ def application(system: System, url: str, folder: Path) -> Iterator[int]:
     if system.example.endswith(".mjs"):
         node = shutil.which("node")
         if node is None or not (EXAMPLES / "node_modules/guest-sessions").is_dir():
-            pytest.skip("node, or what `make login` installs in examples/login, is not here")
+            pytest.skip("node, or what `make test-login` installs in examples/login, is not here")
         command = [node]
     environment = os.environ | {
         "GUEST_URL": url,
