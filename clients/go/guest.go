@@ -61,7 +61,8 @@ func Policy(policy any) Option { return With("policy", policy) }
 func IfCurrent() Option { return With("if_current", true) }
 
 // Expect is for [HandOver]: the ID of the guest when the login began. Where the request's guest is another one, nothing
-// is merged. Of the request's tokens, only that guest's are handed over.
+// is merged. Of the request's tokens, only that guest's are handed over. "" expects nothing in particular; for a login
+// that began without a guest, expect a name that no guest has.
 func Expect(id string) Option {
 	return func(o *options) { o.expect = id }
 }
