@@ -71,21 +71,19 @@ class ApiKeyAuth:
 
     def _check(self, headers: Headers, presented: Iterable[str]) -> None:
         if not self.asks_for_a_key:
-            self._check_origin(headers.get("Origin"))
-            return
+            # A page from elsewhere, also under a name rebound to this address, must not use a service that asks no key.
+            origin = headers.get("Origin")
+            if origin is None or origin.lower() in self._policy.allowed_origins or _is_loopback_origin(origin):
+                return
+            raise HttpProblem("forbidden_origin", "Without an API key configured, only local pages may call.")
         self._reload()
         digests = _digests(key for key in presented if key)
-        if not digests:
-            raise _unauthorized('Bearer realm="guest-sessions"')
         # Digests of one length, and every key compared: the time says neither a key's length nor which one was close.
-        if not sum(hmac.compare_digest(digest, known) for digest in digests for known in self._digests):
-            raise _unauthorized('Bearer realm="guest-sessions", error="invalid_token"')
-
-    def _check_origin(self, origin: str | None) -> None:
-        """A page from elsewhere, also under a name rebound to this address, must not use a service that asks no key."""
-        if origin is None or origin.lower() in self._policy.allowed_origins or _is_loopback_origin(origin):
+        if sum(hmac.compare_digest(digest, known) for digest in digests for known in self._digests):
             return
-        raise HttpProblem("forbidden_origin", "Without an API key configured, only local pages may call.")
+        challenge = 'Bearer realm="guest-sessions"' + (', error="invalid_token"' if digests else "")
+        detail = "A valid API key is needed, as X-API-Key: KEY or Authorization: Bearer KEY."
+        raise HttpProblem("unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
     def _reload(self) -> None:
         now_s = self._clock()
@@ -127,12 +125,8 @@ def _basic_passwords(headers: Headers) -> list[str]:
     return [password, unquote_plus(password)]
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
 def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
-    return tuple(_digest(key) for key in keys)
+    return tuple(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys)
 
 
 _Stamp = tuple[int, ...]
@@ -153,11 +147,6 @@ def _is_loopback_origin(origin: str) -> bool:
         return url.scheme in ("http", "https") and is_loopback(url.hostname or "")
     except ValueError:
         return False
-
-
-def _unauthorized(challenge: str) -> HttpProblem:
-    detail = "A valid API key is needed, as X-API-Key: KEY or Authorization: Bearer KEY."
-    return HttpProblem("unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
 
 def is_loopback(host: str) -> bool:

@@ -67,7 +67,13 @@ class _Checks:
         best: tuple[str, VerifiedToken] | None = None
         for raw_token in raw_tokens:
             token = await self._verify(raw_token)
-            if token is not None and (best is None or _is_newer(token.claims, best[1].claims)):
+            if token is None:
+                continue
+            claims, counted = token.claims, None if best is None else best[1].claims
+            if counted is None or (
+                claims.lineage == counted.lineage
+                and (claims.version, claims.issued_at_s) > (counted.version, counted.issued_at_s)
+            ):
                 best = (raw_token, token)
         return best
 
@@ -193,8 +199,3 @@ def _bearer(headers: Headers) -> str:
     """The Bearer token (RFC 6750, section 2.1), "" without one."""
     scheme, _, credentials = headers.get("Authorization", "").partition(" ")
     return credentials.strip(" ") if scheme.lower() == "bearer" else ""
-
-
-def _is_newer(claims: GuestClaims, best: GuestClaims) -> bool:
-    age, best_age = (claims.version, claims.issued_at_s), (best.version, best.issued_at_s)
-    return claims.lineage == best.lineage and age > best_age
