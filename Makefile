@@ -51,6 +51,10 @@ $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 
 DEMO_VENV ?= .venv-demo
 
+$(VENV)/.mutation: $(VENV)/.dev requirements/mutation.txt
+	$(call install,$(VENV),the mutation tester,mutation)
+	@touch $@
+
 $(DEMO_VENV)/.made: requirements/demo.txt clients/python/pyproject.toml
 	$(call install,$(DEMO_VENV),the shop's locked dependencies,demo)
 	$(call install-project,$(DEMO_VENV),clients/python)
@@ -277,8 +281,9 @@ soak: $(VENV)/.dev ## good and hostile traffic while keys rotate and Redis fails
 	@$(BIN)/python -m soak --minutes $(MINUTES)
 
 .PHONY: mutation
-mutation: $(VENV)/.dev ## sow faults into the modules that safety hangs on, MODULES=all of them; which go unnoticed? an hour
-	@$(BIN)/python -m tests.mutation $(MODULES)
+mutation: $(VENV)/.mutation ## mutate the modules that safety depends on, and list the mutants that no test notices; an hour
+	@$(BIN)/mutmut run
+	@$(BIN)/mutmut results
 
 $(AUDIT_VENV)/.made: requirements/audit.txt
 	$(call install,$(AUDIT_VENV),the locked auditors,audit)
@@ -313,6 +318,7 @@ lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python,
 	$(LOCK) pyproject.toml --group gateways -c requirements/dev.txt -o requirements/gateways.txt
 	$(LOCK) pyproject.toml --group clients -c requirements/dev.txt -o requirements/clients.txt
 	$(LOCK) --group login -o requirements/login.txt
+	$(LOCK) --group mutation -c requirements/dev.txt -o requirements/mutation.txt
 	$(LOCK) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 # `data` holds keys and `.env` secrets: both stay.
