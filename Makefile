@@ -19,7 +19,10 @@ UV := uv==0.13.9
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
 define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..." >&2; exit 1; }
-@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+@$(1)/bin/python -m pip --version >/dev/null 2>&1 || { \
+	if test -e $(1) && ! test -e $(1)/pyvenv.cfg; then echo "$(1) is in the way: it is no virtual environment." >&2; exit 1; fi; \
+	rm -rf $(1); $(PYTHON) -m venv $(1) || { rm -rf $(1); echo "No virtual environment can be made." \
+	"On Debian, Ubuntu and WSL: sudo apt install python3-venv; then run make again." >&2; exit 1; }; }
 @echo "Installing $(2) into $(1) ..."
 @$(1)/bin/python $(PIP_INSTALL) --require-hashes $(3:%=-r requirements/%.txt)
 endef
