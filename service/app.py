@@ -170,7 +170,19 @@ def make_app(
     keys = keys or make_keys(settings, clock=clock)
     loop_lag = LoopLag(steady_clock=time.monotonic)
     metrics = Metrics(lambda: _gauges(keys.status(), loop_lag), board=shared.board, row=row)
-    tokens = make_tokens(settings, keys, clock=clock, random_bytes=random_bytes, observe=metrics.token)
+    warned: list[str] = []
+
+    def observe(event: str) -> None:
+        metrics.token(event)
+        if event == "wrong_issuer" and not warned:  # once: such tokens come by the thousand
+            warned.append(event)
+            logger.warning(
+                "a token that this keyring signed names another issuer than GUEST_ISSUER (%s): "
+                "if the address has changed, list the old one behind the new one",
+                ", ".join(settings.tokens.issuers),
+            )
+
+    tokens = make_tokens(settings, keys, clock=clock, random_bytes=random_bytes, observe=observe)
     cookie = GuestCookie(settings.cookie)
     access = ApiKeyAuth(settings.access, clock=clock)
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)

@@ -16,6 +16,7 @@ import click
 from service import log_config
 from service.cli import output, tokens
 from service.cli.client import is_ready
+from service.cli.doctor import settings_warnings
 from service.cli.keys import keys
 from service.config import Settings
 from service.errors import InvalidSettings
@@ -62,8 +63,8 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = load_settings(overrides)
     log_config.configure(level=settings.log_level, style=settings.log_format)
-    if settings.unknown:
-        logger.warning("ignoring unknown settings: %s", ", ".join(settings.unknown))
+    for warning in settings_warnings(settings):
+        logger.warning(warning)
     try:
         sockets = server.listen(settings.hosts, settings.port)
     except server.CannotListen as error:

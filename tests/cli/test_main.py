@@ -103,7 +103,9 @@ def test_the_check_of_a_healthy_container_imports_no_more_than_it_needs(
 
 
 def test_settings_that_are_none_of_ours_are_named_at_the_start_and_their_values_are_not(tmp_path: Path) -> None:
-    with running(tmp_path, GUEST_API_KEY="a-secret-under-a-misspelt-name", GUEST_TLL="60") as service:
+    with running(
+        tmp_path, GUEST_API_KEY="a-secret-under-a-misspelt-name", GUEST_TLL="60", GUEST_ISSUER="https://guests.test"
+    ) as service:
         output = service.output
 
     warnings = [

@@ -1,9 +1,11 @@
 import http.client
+import json
 import signal
 import socket
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,13 @@ from tests.processes import SERVE, environment, running, until
 def get(url: str) -> int:
     with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - a loopback address of the test's own
         return int(response.status)
+
+
+def post(url: str, body: object) -> Any:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        return json.load(response)
 
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
@@ -128,3 +137,15 @@ def test_a_host_that_cannot_be_listened_on_is_named_and_the_others_are_let_go() 
 
     assert (caught.value.host, caught.value.port) == ("192.0.2.1", port)
     socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_wrong_issuer_is_warned_of_at_the_start_and_with_the_first_refused_token(tmp_path: Path) -> None:
+    with running(tmp_path, GUEST_ISSUER="http://127.0.0.1:8080") as service:
+        token = post(f"{service.base_url}/v1/issue", {})["token"]
+    with running(tmp_path, GUEST_ISSUER="http://127.0.0.1:8080/") as service:
+        reasons = [post(f"{service.base_url}/v1/verify", {"token": token})["reason"] for _ in range(3)]
+        output = service.output
+
+    assert reasons == ["wrong_issuer"] * 3
+    assert output.count("ends with a slash") == 1
+    assert output.count("names another issuer than GUEST_ISSUER (http://127.0.0.1:8080/)") == 1
