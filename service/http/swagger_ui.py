@@ -7,6 +7,7 @@ which that distribution asks for, never runs. Invariant: whatever the page loads
 
 from collections.abc import Mapping
 from functools import cache
+from importlib import resources
 from importlib.metadata import distribution
 from pathlib import Path
 from types import MappingProxyType
@@ -40,26 +41,7 @@ _HTML: Final = b"""\
 </html>
 """
 
-# Without `validatorUrl: null` Swagger UI asks a validator on another host, which the policy would refuse.
-_SCRIPT: Final = b"""\
-"use strict";
-const root = new URL("..", document.currentScript.src);
-SwaggerUIBundle({
-  url: new URL("openapi.yaml", root).href,
-  dom_id: "#api",
-  validatorUrl: null,
-  deepLinking: true,
-  tryItOutEnabled: true,
-  displayRequestDuration: true,
-  defaultModelsExpandDepth: 0,
-});
-"""
-
-_STYLE: Final = b"""\
-body { margin: 0; background: #fafafa; }
-.swagger-ui .response-col_description__inner pre, .swagger-ui .microlight { overflow-wrap: anywhere; }
-"""
-
+_OWN: Final = resources.files("service.http")
 _SWAGGER_UI: Final = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -77,4 +59,8 @@ def assets() -> Mapping[str, tuple[bytes, str]]:
     """What lies below `/docs/`: name → body and media type. Read when first asked for: it is 2 MB that few need."""
     folder = Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
     carried = {name: ((folder / name).read_bytes(), media_type) for name, media_type in _SWAGGER_UI.items()}
-    return MappingProxyType({**carried, "page.js": (_SCRIPT, "text/javascript"), "page.css": (_STYLE, "text/css")})
+    own = {
+        "page.js": ((_OWN / "swagger_ui.js").read_bytes(), "text/javascript"),
+        "page.css": ((_OWN / "swagger_ui.css").read_bytes(), "text/css"),
+    }
+    return MappingProxyType({**carried, **own})
