@@ -171,7 +171,12 @@ def test_reasons_and_reserved_claims_are_those_of_the_code() -> None:
 
     reasons = list(get_args(errors.Reason))
     assert schemas["Reason"]["enum"] == reasons
-    assert schemas["SkippedToken"]["properties"]["reason"]["enum"] == [*reasons, "superseded", "already_merged"]
+    assert schemas["SkippedToken"]["properties"]["reason"]["enum"] == [
+        *reasons,
+        "superseded",
+        "already_merged",
+        "empty",
+    ]
     assert set(schemas["MergeRuleName"]["enum"]) == set(get_args(RuleName))
     assert set(schemas["FurtherClaims"]["propertyNames"]["not"]["enum"]) == claims.RESERVED
 
