@@ -68,7 +68,7 @@ def make_keys(
         settings.keys,
         mint=mint,
         file=_make_file(settings, mint),
-        copy=_make_copy(settings),
+        copy=make_redis_store(settings),
         clock=clock,
         steady_clock=steady_clock,
     )
@@ -120,7 +120,7 @@ def make_key_operations(
         settings.keys,
         mint=mint,
         file=_make_file(settings, mint),
-        copy=_make_copy(settings),
+        copy=make_redis_store(settings),
         sealer=_make_sealer(settings),
         clock=clock,
         make_keys=lambda: make_keys(settings, clock=clock, random_bytes=random_bytes),
@@ -140,7 +140,7 @@ def _make_file(settings: Settings, mint: KeyGenerator) -> RingFile | None:
     return None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), _make_sealer(settings), mint)
 
 
-def _make_copy(settings: Settings) -> "RedisStore | None":
+def make_redis_store(settings: Settings) -> "RedisStore | None":
     """The settings refuse Redis without a secret: what goes there is always sealed."""
     sealer = _make_sealer(settings)
     if settings.redis_url is None or sealer is None:
