@@ -5,13 +5,12 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
 from service.config import Settings
-from service.errors import StoreUnavailable
 from service.http.auth import ApiKeyAuth
 from service.http.cookies import GuestCookie
 from service.http.forward_auth import ForwardAuth
@@ -27,10 +26,12 @@ from service.keys.admin import KeyAdmin
 from service.keys.encoding import to_jwk_set
 from service.keys.encryption import Sealer
 from service.keys.file_store import FileStore
-from service.keys.generator import KeyGenerator, RingFile
+from service.keys.generator import KeyGenerator
+from service.keys.held import REFUSALS
 from service.keys.keyring import KeyRing
-from service.keys.manager import REFUSALS, KeyManager, KeysStatus
-from service.keys.signer import Signer, make_key, require_cryptography_backend
+from service.keys.manager import FIRST_RING_PATIENCE_S, KeyManager, KeysStatus, Pace
+from service.keys.material import Algorithm
+from service.keys.signer import require_cryptography_backend
 from service.merge.service import MergeService
 from service.tokens.service import Observer, TokenService
 
@@ -63,40 +64,26 @@ def make_keys(
     random_bytes: RandomBytes = os.urandom,
 ) -> KeyManager:
     """The keys use case over the places that the settings name."""
-    mint = _make_mint(settings, random_bytes)
+    patience_s = None if settings.keys_required else FIRST_RING_PATIENCE_S
     return KeyManager(
         settings.keys,
-        mint=mint,
-        file=_make_file(settings, mint),
+        generator=_make_generator(settings, clock, random_bytes),
+        file=_make_file(settings),
         copy=make_redis_store(settings),
         clock=clock,
         steady_clock=steady_clock,
+        pace=Pace(first_ring_patience_s=patience_s),
     )
 
 
-def reading_keys(settings: Settings, ring: KeyRing) -> KeyManager:
-    """The keys use case over a ring in memory that is never moved or written: for who only verifies."""
-    mint = _make_mint(settings, os.urandom)
-    file = RingFile(_ReadOnly(to_jwk_set(ring)), None, mint)
-    return KeyManager(settings.keys, mint=mint, file=file, copy=None, clock=time.time, steady_clock=time.monotonic)
-
-
-class _ReadOnly:
-    """A `KeyStore` that holds what it was given."""
-
-    place = "memory"
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def stamp(self) -> int:
-        return 0
-
-    def read(self) -> bytes:
-        return self._content
-
-    def update(self, _change: object) -> NoReturn:
-        raise StoreUnavailable("This keyring is only read.")
+async def reading_keys(settings: Settings, ring: KeyRing) -> KeyManager:
+    """The keys use case over a ring in memory that is never moved or written, to verify with alone."""
+    generator = _make_generator(settings, time.time, os.urandom)
+    keys = KeyManager(
+        settings.keys, generator=generator, file=None, copy=None, clock=time.time, steady_clock=time.monotonic
+    )
+    await keys.hold(to_jwk_set(ring))
+    return keys
 
 
 def make_tokens(
@@ -112,32 +99,34 @@ def make_tokens(
 
 
 def make_key_operations(
-    settings: Settings, *, clock: Clock = time.time, random_bytes: RandomBytes = os.urandom
+    settings: Settings,
+    *,
+    algorithm: Algorithm | None = None,
+    clock: Clock = time.time,
+    random_bytes: RandomBytes = os.urandom,
 ) -> KeyAdmin:
-    """What an operator does to the keys in the places that the settings name."""
-    mint = _make_mint(settings, random_bytes)
+    """What an operator does to the keys in the places that the settings name; new keys are of `algorithm`."""
     return KeyAdmin(
-        settings.keys,
-        mint=mint,
-        file=_make_file(settings, mint),
+        generator=_make_generator(settings, clock, random_bytes),
+        file=_make_file(settings),
         copy=make_redis_store(settings),
         sealer=_make_sealer(settings),
         clock=clock,
-        make_keys=lambda: make_keys(settings, clock=clock, random_bytes=random_bytes),
+        algorithm=algorithm,
     )
 
 
-def _make_mint(settings: Settings, random_bytes: RandomBytes) -> KeyGenerator:
+def _make_generator(settings: Settings, clock: Clock, random_bytes: RandomBytes) -> KeyGenerator:
     require_cryptography_backend()
-    return KeyGenerator(settings.keys, make_key=make_key, make_signer=Signer, random_bytes=random_bytes)
+    return KeyGenerator(settings.keys, clock=clock, random_bytes=random_bytes)
 
 
 def _make_sealer(settings: Settings) -> Sealer | None:
     return Sealer(settings.keys_secrets) if settings.keys_secrets else None
 
 
-def _make_file(settings: Settings, mint: KeyGenerator) -> RingFile | None:
-    return None if settings.keys_dir is None else RingFile(FileStore(settings.keys_dir), _make_sealer(settings), mint)
+def _make_file(settings: Settings) -> FileStore | None:
+    return None if settings.keys_dir is None else FileStore(settings.keys_dir, _make_sealer(settings))
 
 
 def make_redis_store(settings: Settings) -> "RedisStore | None":
@@ -148,7 +137,7 @@ def make_redis_store(settings: Settings) -> "RedisStore | None":
     # Imported here: a process without Redis need not carry its client, 7 MiB and a third of the time to start.
     from service.keys.redis_store import RedisStore, parse_redis_url  # noqa: PLC0415
 
-    return RedisStore(parse_redis_url(settings.redis_url), sealer)
+    return RedisStore(parse_redis_url(settings.redis_url), sealer, prefix=settings.redis_prefix)
 
 
 def make_app(

@@ -21,7 +21,9 @@ from service.http.cookies import CookiePolicy, SameSite
 from service.http.forward_auth import ForwardAuthPolicy
 from service.http.rate_limit import Network
 from service.keys.encryption import parse_secrets
-from service.keys.keyring import Algorithm, KeyPolicy, least_rotation_s
+from service.keys.keyring import KeyPolicy
+from service.keys.material import Algorithm
+from service.keys.rotation import least_rotation_s
 from service.keys.signer import MAX_TOKEN_BYTES
 from service.merge.policy import Policy
 from service.merge.policy_parser import parse_policy_file

@@ -162,10 +162,10 @@ class KeyringForeign(KeyringError):
     code = "keyring_foreign"
 
 
-class KeyringOlder(KeyringError):
-    """The keyring is older than one that this process has held: a rollback."""
+class KeyringNewer(KeyringError):
+    """The keyring was written by a newer release, in a form that this one does not know."""
 
-    code = "keyring_older"
+    code = "keyring_newer"
 
 
 class WrongSecret(KeyringError):

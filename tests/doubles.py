@@ -1,16 +1,17 @@
-"""What stands for the world in the tests of the keys: hand-moved clocks, a signer of no strength, a Redis in memory."""
+"""What stands for the world in the tests of the keys: hand-moved clocks, and a Redis in memory."""
 
-import base64
 import errno
-import itertools
+from functools import cache
 from typing import Any
 
-from service.errors import InvalidToken
+from redis.exceptions import ResponseError
+
 from service.keys import keyring
 from service.keys.encryption import Sealer, make_secret
-from service.keys.keyring import Algorithm, Key, KeyRing, KeyState
+from service.keys.keyring import KeyRecord, KeyRing
+from service.keys.material import Algorithm
 from service.keys.redis_store import RedisStore, parse_redis_url
-from service.keys.signer import Signer
+from service.keys.signer import make_key
 
 START_S = 1_800_000_000.25
 
@@ -25,36 +26,6 @@ class HandClock:
         return self.now_s
 
 
-class StubCodec(Signer):
-    """A signer whose signature is the key's name."""
-
-    def __init__(self, ring: KeyRing) -> None:
-        self._ring = ring
-
-    def sign(self, claims: bytes) -> str:
-        return f"{self._ring.active.kid}.{claims.hex()}.x"
-
-    def sign_access_token(self, claims: bytes) -> str:
-        return f"{self._ring.active.kid}+access.{claims.hex()}.x"
-
-    def verify(self, raw_token: str) -> tuple[Key, bytes]:
-        kid, claims, _ = raw_token.split(".")
-        key = next((key for key in self._ring.keys if key.kid == kid), None)
-        if key is None:
-            raise InvalidToken("unknown_key")
-        if key.state is KeyState.REVOKED:
-            raise InvalidToken("revoked")
-        return key, bytes.fromhex(claims)
-
-
-class BrokenCodec(StubCodec):
-    """Signs what it cannot verify."""
-
-    def verify(self, raw_token: str) -> tuple[Key, bytes]:
-        key, claims = super().verify(raw_token)
-        return key, claims + b" "
-
-
 class MemoryRedis:
     """A client of redis-py, as far as `RedisStore` uses one, that can be made unavailable and looked into."""
 
@@ -64,6 +35,7 @@ class MemoryRedis:
         self.puts = 0
         self.founder: bytes | None = None
         self.closed = False
+        self.full = False
 
     async def getrange(self, name: str, start: int, end: int) -> bytes:
         self._reply()
@@ -76,6 +48,8 @@ class MemoryRedis:
             taken = nx and self.founder is not None
             self.founder = self.founder if taken else None if px == 1 else value
             return not taken
+        if self.full:
+            raise ResponseError("OOM command not allowed")
         self.content = value
         self.puts += 1
         return True
@@ -94,31 +68,24 @@ def memory_store(redis: MemoryRedis, *secrets: str) -> RedisStore:
     return RedisStore(address, Sealer(secrets or [make_secret()]), connect=lambda _address, **_options: redis)
 
 
-_numbers = itertools.count(1)
-
-
-def make_stub_key(algorithm: Algorithm) -> dict[str, Any]:
-    """A private JWK of the right shape and of no use, different each time."""
-    number = next(_numbers)
-    if algorithm == "RS256":
-        return {"kty": "RSA"} | {name: f"{name}{number}" for name in ("n", "e", "d", "p", "q", "dp", "dq", "qi")}
-    return {"kty": "EC", "crv": "P-256", "x": _coordinate(number), "y": _coordinate(number + 1), "d": "secret-d"}
-
-
-def _coordinate(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(32, "big")).rstrip(b"=").decode()
-
-
-def make_test_key(kid: str, *, now_s: float, max_lifetime_s: int = 1_000, algorithm: Algorithm = "ES256") -> Key:
+def make_test_key(kid: str, *, now_s: float, max_lifetime_s: int = 1_000, algorithm: Algorithm = "ES256") -> KeyRecord:
     return keyring.new_key(
-        make_stub_key(algorithm), kid=kid, algorithm=algorithm, max_lifetime_s=max_lifetime_s, now_s=now_s
+        make_test_material(algorithm), kid=kid, algorithm=algorithm, max_lifetime_s=max_lifetime_s, now_s=now_s
     )
 
 
-def make_test_ring(kid: str = "a", *, now_s: float, max_lifetime_s: int = 1_000) -> KeyRing:
-    return keyring.found(
-        make_test_key(kid, now_s=now_s, max_lifetime_s=max_lifetime_s),
-        ring_id="deployment-1",
-        derivation_secret=b"s" * 32,
-        now_s=now_s,
-    )
+def make_test_material(algorithm: Algorithm, *, rsa_bits: int = 2_048) -> dict[str, Any]:
+    """A real private JWK; of RS256 the same one each time, as one takes a while to make."""
+    return make_key(algorithm) if algorithm == "ES256" else _rsa_key(rsa_bits)
+
+
+@cache
+def _rsa_key(bits: int) -> dict[str, Any]:
+    return make_key("RS256", rsa_bits=bits)
+
+
+def make_test_ring(
+    kid: str = "a", *, now_s: float, max_lifetime_s: int = 1_000, ring_id: str = "deployment-1"
+) -> KeyRing:
+    key = make_test_key(kid, now_s=now_s, max_lifetime_s=max_lifetime_s)
+    return keyring.create(key, ring_id=ring_id, derivation_secret=b"s" * 32)

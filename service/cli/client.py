@@ -119,7 +119,8 @@ async def local_api(settings: Settings, *, signs: bool) -> AsyncIterator[LocalAp
         KeyringError: there is no keyring, or it cannot be read.
     """
     is_new = signs and settings.keys_dir is not None and not (settings.keys_dir / FILE_NAME).exists()
-    keys = make_keys(settings) if signs else reading_keys(settings, await make_key_operations(settings).ring())
+    # A ring that is there is only read: a shell's settings, which may not be the service's, must not move it on.
+    keys = make_keys(settings) if is_new else await reading_keys(settings, await make_key_operations(settings).ring())
     await keys.start()
     try:
         if keys.loaded is None:

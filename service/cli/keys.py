@@ -1,25 +1,27 @@
 """`guest-sessions keys`: what an operator does to the keys, and what it risks. Gets its settings from `cli`."""
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
-import msgspec
 
 from service import log_config
 from service.app import make_key_operations
 from service.cli import output
-from service.config import Settings
-from service.errors import GuestSessionsError
+from service.config import Settings, parse_time
+from service.errors import GuestSessionsError, KeyringForeign
 from service.keys import encoding, keyring
-from service.keys.admin import KeyAdmin, OperationResult
+from service.keys.admin import KeyAdmin, Listing, OperationResult
 from service.keys.encryption import make_secret
+from service.keys.file_store import FILE_NAME
 from service.keys.keyring import Key, KeyPolicy, KeyRing, KeyState
+from service.keys.rotation import AHEAD_S, promotion_due_at_s, publication_lead_s
 from service.keys.signer import public_pem
 
 T = TypeVar("T")
@@ -40,16 +42,19 @@ def keys() -> None:
 
 
 @keys.command(short_help="Make a keyring in the empty folder.")
+@click.option("--replace", is_flag=True, help="Overwrite another deployment's keyring in Redis.")
 @json_option
 @click.pass_obj
-def init(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
+def init(load_settings: SettingsLoader, replace: bool, as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Make a keyring in the empty folder, whatever Redis holds.
 
-    A first start of the service does this by itself, unless Redis holds a keyring already or cannot be reached.
+    A first start of the service does this by itself, unless Redis holds a keyring already or cannot be reached. With
+    --replace, a keyring of another deployment in Redis is overwritten with the one in the folder, an existing one too.
     """
     settings = load_settings()
-    done = _run(settings, lambda operations: operations.init())
-    _report(done, as_json=as_json, text=f"Made a keyring in {settings.keys_dir}. Key {done.ring.active.kid} signs.")
+    done = _run(settings, lambda admin: admin.init(replace=replace))
+    made = "Made a keyring" if done.before is None else "There is a keyring"
+    _report(settings, done, as_json=as_json, text=f"{made} in {settings.keys_dir}. {_signer(done.ring)}")
 
 
 @keys.command("list", short_help="Show each key and its state.")
@@ -58,17 +63,21 @@ def init(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001 
 def list_keys(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001
     """Show each key: its state, when it signed, and from when it is safe to drop."""
     settings = load_settings()
-    ring = _run(settings, lambda operations: operations.ring())
+    listing = _run(settings, lambda admin: admin.list())
+    ring = listing.ring
+    notes = _notes(listing, now_s=datetime.now(UTC).timestamp())
     if as_json:
-        click.echo(output.as_json(_ring_object(ring, settings.keys)))
+        click.echo(output.as_json(_listing_object(listing, settings.keys) | {"notes": notes}))
         return
     output.print_table(
-        f"Keyring {ring.ring_id}, revision {ring.revision}",
+        f"Keyring {ring.ring_id}, revision {ring.revision}{_seals(listing)}",
         ("key", "alg", "state", "signs from", "until", "safe to drop from"),
-        [_row(key, settings.keys) for key in ring.keys],
+        [_row(key, ring, settings.keys) for key in ring.keys],
     )
     if ring.revoked_before_s:
         click.echo(f"Guests from before {_time(ring.revoked_before_s)} are revoked.")
+    for note in notes:
+        click.echo(note)
 
 
 @keys.command(short_help="Publish a new key, which signs later, or now.")
@@ -76,48 +85,77 @@ def list_keys(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FB
 @json_option
 @click.pass_obj
 def rotate(load_settings: SettingsLoader, now: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Publish a new key, which signs once every verifier has had the time to see it.
+    """Publish a new key. A running keeper lets it sign once every verifier has had the time to see it.
 
-    Until then the command can be repeated: it tells when the key will sign. A running service lets it sign by itself.
+    Until then the command can be repeated: it says when the key will sign. The new key has the algorithm of the one
+    that signs, unless GUEST_ALGORITHM is set here.
 
-    With --now it signs 2 seconds later, once the running services know it. Verifiers that cache the JWKS may refuse new
-    tokens until their cache ends (GUEST_JWKS_MAX_AGE seconds, with some verifiers longer). To stop a stolen key, revoke
-    it.
+    With --now it signs 2 seconds later, once the running services know it, or 5 while Redis is out of reach. Verifiers
+    that cache the JWKS may refuse new tokens until their cache ends (GUEST_JWKS_MAX_AGE seconds, with some verifiers
+    longer). To stop a stolen key, revoke it.
     """
     settings = load_settings()
-    done = _run(settings, lambda operations: operations.rotate_now() if now else operations.rotate())
-    _report(done, as_json=as_json, text=_rotation(done, settings.keys), risk=_risk(settings.keys) if now else None)
+    done = _run(settings, lambda admin: admin.rotate_now() if now else admin.rotate())
+    text, risk = _rotation(done, settings.keys), _risk(settings.keys) if now else None
+    _report(settings, done, as_json=as_json, text=text, risk=risk)
 
 
 @keys.command(short_help="Refuse all tokens of a key, or guests from before a time.")
 @click.argument("kid", required=False)
-@click.option("--before", metavar="TIME", help="2026-01-31, 2026-01-31T12:00:00Z, Unix seconds, or: now.")
+@click.option("--before", metavar="TIME", help="2026-01-31T12:00:00Z, Unix seconds in ten digits, or: now.")
 @json_option
 @click.pass_obj
 def revoke(load_settings: SettingsLoader, kid: str | None, before: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Refuse every token of the key KID, or every guest from before a time. This cannot be undone.
 
     Where KID is the key that signs, the staged key or a fresh one signs in its stead, and KID is revoked 2 seconds
-    later, once the running services know the other. Verifiers that work offline see a revoked key vanish only when
-    their cache of the JWKS ends, and do not see a revocation by time.
+    later, once the running services know the other (5 while Redis is out of reach). Verifiers that work offline see a
+    revoked key vanish only when their cache of the JWKS ends, and do not see a revocation by time.
     """
     if (kid is None) == (before is None):
         raise click.UsageError("Give either KID or --before TIME.")
     settings = load_settings()
     if kid is not None:
-        done = _run(settings, lambda operations: operations.revoke(kid))
-        signed = done.before is not None and done.before.active.kid == kid
-        risk = _risk(settings.keys) if signed else None
-        _report(done, as_json=as_json, text=_revocation(done, kid, settings.keys), risk=risk)
-    else:
-        time_s = _parse_time(before or "")
-        done = _run(settings, lambda operations: operations.revoke_before(time_s))
-        _report(done, as_json=as_json, text=f"Guests from before {_time(time_s)} are refused.")
+        done = _run(settings, lambda admin: admin.revoke(kid))
+        signed = done.before is not None and done.before.active is not None and done.before.active.kid == kid
+        text = f"Key {kid} is revoked: its tokens are refused. Offline verifiers see that when their JWKS ends."
+        if signed:
+            text += f"\n{_signer(done.ring)}"
+        _report(settings, done, as_json=as_json, text=text, risk=_risk(settings.keys) if signed else None)
+        return
+    try:
+        time_s = int(datetime.now(UTC).timestamp() if before == "now" else parse_time(before or ""))
+    except ValueError as error:
+        raise click.UsageError(f"--before {error}") from error
+    done = _run(settings, lambda admin: admin.revoke_before(time_s))
+    _report(settings, done, as_json=as_json, text=f"Guests from before {_time(time_s)} ({time_s}) are refused.")
+
+
+@keys.command(short_help="Forget the keys that no live token can bear.")
+@json_option
+@click.pass_obj
+def drop(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001
+    """Forget the keys that are safe to drop, as `keys list` shows them. Revoked keys stay on record.
+
+    Running keepers do so by themselves, an hour after a key has become safe to drop.
+    """
+    settings = load_settings()
+    done = _run(settings, lambda admin: admin.drop())
+    left = {key.kid for key in done.ring.keys}
+    dropped = [key.kid for key in done.before.keys if key.kid not in left] if done.before else []
+    listed = f": {', '.join(dropped)}" if dropped else ""
+    _report(settings, done, as_json=as_json, text=f"{_count(dropped)} dropped{listed}.")
 
 
 @keys.command(short_help="Print the keyring for a backup, or the public keys.")
 @click.option("--public", is_flag=True, help="The public keys alone: the JWKS.")
 @click.option("--pem", is_flag=True, help="With --public: as PEM, for verifiers that take no JWKS.")
+@click.option(
+    "--for",
+    "release",
+    type=click.Choice(["0.1.0"]),
+    help="In the form of this older release, to go back to it. From here on, an older release reads a newer ring.",
+)
 @click.option(
     "--output",
     "-o",
@@ -131,6 +169,7 @@ def export(
     load_settings: SettingsLoader,
     public: bool,  # noqa: FBT001
     pem: bool,  # noqa: FBT001
+    release: str | None,
     output_file: Path | None,
     as_json: bool,  # noqa: FBT001
 ) -> None:
@@ -141,16 +180,28 @@ def export(
     """
     if pem and not public:
         raise click.UsageError("--pem goes with --public; private keys are exported as a JWK Set alone.")
-    ring = _run(load_settings(), lambda operations: operations.ring())
+    if public and release:
+        raise click.UsageError("--for goes with the whole keyring; the public keys have one form.")
+    settings = load_settings()
+    listing = _run(settings, lambda admin: admin.list())
+    ring = listing.ring
     if not public:
-        private = encoding.to_jwk_set(ring)
-        content = output.as_json(msgspec.json.decode(private)) if as_json else private.decode()
-    elif pem:
-        blocks = {key.kid: public_pem(key) for key in ring.published}
-        as_text = "".join(f"{kid}\n{block}" for kid, block in blocks.items())
-        content = output.as_json({"keys": blocks}) if as_json else as_text
+        try:
+            private = encoding.to_jwk_set_0_1_0(ring) if release else encoding.to_jwk_set(ring)
+        except GuestSessionsError as error:
+            _fail(error)
+        content = output.as_json(json.loads(private)) if as_json else private.decode()
     else:
-        content = output.as_json({"keys": [keyring.public_jwk(key) for key in ring.published]})
+        now_s = datetime.now(UTC).timestamp()
+        lead_s = publication_lead_s(ring, settings.keys, now_s=now_s)
+        published = [key for key in ring.published(lead_s=lead_s, now_s=now_s) if key.kid not in listing.faults]
+        blocks = {key.kid: public_pem(key) for key in published}
+        if not pem:
+            content = output.as_json({"keys": [keyring.public_jwk(key) for key in published]})
+        elif as_json:
+            content = output.as_json({"keys": blocks})
+        else:
+            content = "".join(f"{kid}\n{block}" for kid, block in blocks.items())
     _write(content.rstrip("\n") + "\n", output_file)
 
 
@@ -168,13 +219,10 @@ def import_file(load_settings: SettingsLoader, file: Any, foreign: bool, as_json
     """
     content = file.read()
     settings = load_settings()
-    done = _run(
-        settings,
-        lambda operations: operations.import_foreign(content) if foreign else operations.import_ring(content),
-    )
+    done = _run(settings, lambda admin: admin.import_foreign(content) if foreign else admin.import_ring(content))
     known = {key.kid for key in done.before.keys} if done.before else set()
     new = [key.kid for key in done.ring.keys if key.kid not in known]
-    _report(done, as_json=as_json, text=f"{_count(new)} came in; {done.ring.active.kid} signs.")
+    _report(settings, done, as_json=as_json, text=f"{_count(new)} came in; {_signs(done.ring)}.")
 
 
 @keys.command()
@@ -190,37 +238,75 @@ def secret(as_json: bool) -> None:  # noqa: FBT001
 
 
 def _run(settings: Settings, ask: Callable[[KeyAdmin], Coroutine[Any, Any, T]]) -> T:
+    # What is set here holds; what is not is for the service's settings to say, which this shell may lack.
+    algorithm = settings.keys.algorithm if os.environ.get("GUEST_ALGORITHM") else None
+
     async def asked() -> T:
-        return await ask(make_key_operations(settings))
+        return await ask(make_key_operations(settings, algorithm=algorithm))
 
     log_config.configure(level="error", style="text")
     try:
         return asyncio.run(asked())
     except GuestSessionsError as error:
-        click.echo(f"{click.style('error', fg='red', bold=True)}: {error.detail}", err=True)
-        sys.exit(FAILED)
+        _fail(error)
 
 
-def _report(done: OperationResult, *, as_json: bool, text: str, risk: str | None = None) -> None:
+def _fail(error: GuestSessionsError) -> NoReturn:
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {error.detail}", err=True)
+    sys.exit(FAILED)
+
+
+def _report(settings: Settings, done: OperationResult, *, as_json: bool, text: str, risk: str | None = None) -> None:
     """What was done and what it risks, and, on standard error, what stands in the way of its spreading."""
-    problem = done.status.problem
+    problem = done.problem
+    if problem is not None and done.redis != KeyringForeign.code:
+        problem += " A running keeper puts the keyring into Redis once it can."
+    if _only_root_can_read(settings.keys_dir):
+        note = (
+            f"The keyring in {settings.keys_dir} belongs to root; a service of another user needs a chown to read it."
+        )
+        problem = f"{problem} {note}" if problem else note
     if as_json:
-        facts = {"redis": done.status.redis, "problem": problem} | ({"risk": risk} if risk else {})
+        facts = {"redis": done.redis, "problem": problem} | ({"risk": risk} if risk else {})
         click.echo(output.as_json(_summary(done.ring) | facts))
     else:
         click.echo(text if risk is None else f"{text}\n{risk}")
     if problem is not None:
-        warning = click.style("note", fg="yellow", bold=True)
-        click.echo(f"{warning}: {problem} A running keeper puts the keyring into Redis once it can.", err=True)
+        click.echo(f"{click.style('note', fg='yellow', bold=True)}: {problem}", err=True)
+
+
+def _only_root_can_read(folder: Path | None) -> bool:
+    """Whether the folder shows that the service is of another user than root, and the file is root's."""
+    if folder is None or os.geteuid() != 0:
+        return False
+    try:
+        folder_status, file_status = folder.stat(), (folder / FILE_NAME).stat()
+    except OSError:
+        return False
+    # A group of its own, as Kubernetes gives a volume for a user that is not root (fsGroup).
+    return file_status.st_uid == 0 and folder_status.st_gid != 0
 
 
 def _rotation(done: OperationResult, policy: KeyPolicy) -> str:
-    due_at_s = keyring.promotion_due_at_s(done.ring, policy)
-    if due_at_s is None:
-        return f"Key {done.ring.active.kid} signs now."
+    due_at_s = promotion_due_at_s(done.ring, policy, now_s=datetime.now(UTC).timestamp())
     staged = done.ring.staged
-    was_there = "is staged already" if done.before == done.ring else "is published"
-    return f"Key {staged.kid if staged else ''} {was_there} and signs from {_time(due_at_s)} on."
+    if due_at_s is None or staged is None:
+        return _signer(done.ring)
+    was_there = done.before is not None and done.before.staged == staged
+    return (
+        f"Key {staged.kid} {'is staged already' if was_there else 'is published'} and signs from {_time(due_at_s)} on, "
+        "or later: a running keeper lets it, once it has seen the key for that long."
+    )
+
+
+def _signer(ring: KeyRing) -> str:
+    if ring.active is None:
+        return "No key signs now: a running keeper lets one sign."
+    return f"Key {ring.active.kid} signs now."
+
+
+def _signs(ring: KeyRing) -> str:
+    return "no key signs" if ring.active is None else f"{ring.active.kid} signs"
 
 
 def _risk(policy: KeyPolicy) -> str:
@@ -228,13 +314,6 @@ def _risk(policy: KeyPolicy) -> str:
         f"Verifiers that cache the JWKS may refuse its tokens for up to {policy.jwks_max_age_s} s; "
         "a service behind Redis that is out of reach, until it is back."
     )
-
-
-def _revocation(done: OperationResult, kid: str, policy: KeyPolicy) -> str:
-    text = f"Key {kid} is revoked: its tokens are refused. Offline verifiers see that within {policy.jwks_max_age_s} s."
-    if done.before is not None and done.before.active.kid == kid:
-        text += f"\nKey {done.ring.active.kid} signs now."
-    return text
 
 
 def _count(kids: Sequence[str]) -> str:
@@ -245,17 +324,19 @@ def _summary(ring: KeyRing) -> dict[str, Any]:
     return {
         "ring": ring.ring_id,
         "revision": ring.revision,
-        "active": ring.active.kid,
+        "active": ring.active.kid if ring.active else None,
         "next": ring.staged.kid if ring.staged else None,
         "revoked_before": ring.revoked_before_s,
     }
 
 
-def _ring_object(ring: KeyRing, policy: KeyPolicy) -> dict[str, Any]:
-    return {**_summary(ring), "keys": [_key_object(key, policy) for key in ring.keys]}
+def _listing_object(listing: Listing, policy: KeyPolicy) -> dict[str, Any]:
+    sealed = {"file_sealed_with": listing.file, "redis_sealed_with": listing.redis}
+    keys = [_key_object(key, listing, policy) for key in listing.ring.keys]
+    return {**_summary(listing.ring), **sealed, "keys": keys}
 
 
-def _key_object(key: Key, policy: KeyPolicy) -> dict[str, Any]:
+def _key_object(key: Key, listing: Listing, policy: KeyPolicy) -> dict[str, Any]:
     return {
         "kid": key.kid,
         "alg": key.algorithm,
@@ -263,24 +344,44 @@ def _key_object(key: Key, policy: KeyPolicy) -> dict[str, Any]:
         "max_lifetime": key.max_lifetime_s,
         "created_at": key.created_at_s,
         "activated_at": key.activated_at_s,
-        "active_from": key.created_at_s + policy.publication_lead_s if key.state is KeyState.NEXT else None,
+        "active_from": _signs_from_s(key, listing.ring, policy) if key.state is KeyState.NEXT else None,
         "retired_at": key.retired_at_s,
         "revoked_at": key.revoked_at_s,
         "safe_to_drop_from": key.safe_to_drop_from_s,
+        "passed_over": key.passed_over,
+        "damaged": key.kid in listing.faults,
     }
 
 
-def _row(key: Key, policy: KeyPolicy) -> tuple[str, ...]:
-    signs_from_s = key.activated_at_s
-    if key.state is KeyState.NEXT:
-        signs_from_s = key.created_at_s + policy.publication_lead_s
-    until_s = key.retired_at_s or key.revoked_at_s
+def _notes(listing: Listing, *, now_s: float) -> list[str]:
+    """What a person should know beside the table."""
+    notes = list(listing.faults.values())
+    future = [key.kid for key in listing.ring.keys if (key.activated_at_s or key.created_at_s) > now_s + AHEAD_S]
+    if future:
+        notes.append(f"Times in the future, from a clock that is or was wrong: {', '.join(future)}.")
+    return notes if listing.problem is None else [*notes, listing.problem]
+
+
+def _seals(listing: Listing) -> str:
+    """Under which of the secrets the file and the copy are, as far as there are any."""
+    which = {"first": "sealed with the first secret", "other": "sealed with another secret", "none": "in the clear"}
+    places = (("the file is", listing.file), ("Redis is", listing.redis))
+    return "".join(f", {place} {which[sealed]}" for place, sealed in places if sealed is not None)
+
+
+def _signs_from_s(key: Key, ring: KeyRing, policy: KeyPolicy) -> int | None:
+    if key.state is not KeyState.NEXT:
+        return key.activated_at_s
+    return promotion_due_at_s(ring, policy, now_s=datetime.now(UTC).timestamp())
+
+
+def _row(key: Key, ring: KeyRing, policy: KeyPolicy) -> tuple[str, ...]:
     return (
         key.kid,
         key.algorithm,
         key.state.value,
-        _time(signs_from_s),
-        _time(until_s),
+        _time(_signs_from_s(key, ring, policy)),
+        _time(key.revoked_at_s if key.state is KeyState.REVOKED else key.retired_at_s),
         _time(key.safe_to_drop_from_s),
     )
 
@@ -293,19 +394,6 @@ def _time(time_s: int | None) -> str:
         return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return str(time_s)
-
-
-def _parse_time(text: str) -> int:
-    """Unix seconds, rounded down, of what a person writes; without a zone it is UTC."""
-    if text == "now":
-        return int(datetime.now(UTC).timestamp())
-    if text.isascii() and text.isdigit():
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.UsageError(f"--before: {text} is no time; write it as 2026-01-31T12:00:00Z") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def _write(content: str, output_file: Path | None) -> None:

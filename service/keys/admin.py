@@ -1,140 +1,154 @@
-"""What an operator does to the keys, one thing at a time: init, rotate, revoke, export, import.
+"""What an operator does to the keys, one thing at a time: init, rotate, revoke, drop, export, import.
 
 Each is done to the file, under its lock, and then put into Redis where that is configured; the running processes follow
-by themselves. Redis being out of reach stops nothing: a running keeper puts the ring there later.
+by themselves. Redis being out of reach stops nothing: a running keeper puts the ring there later. Nothing here depends
+on the service's settings or clock: keys are staged and revoked, and the running keepers promote them (but for
+`rotate_now`, and the successor of a key that is revoked).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from service.errors import InvalidTransition, KeyringError
+from service.errors import CacheEmpty, InvalidTransition, KeyringDamaged, KeyringError, KeyringForeign, WrongSecret
 from service.keys import Clock, keyring
 from service.keys.encryption import Sealer
-from service.keys.generator import KeyGenerator, RingFile, open_file
-from service.keys.keyring import KeyPolicy, KeyRing
-from service.keys.manager import REFUSALS, KeyManager, KeysStatus
+from service.keys.file_store import FileStore, SealedWith, open_ring
+from service.keys.generator import KeyGenerator
+from service.keys.keyring import KeyRing
+from service.keys.material import Algorithm
+from service.keys.signer import Signer
 
 if TYPE_CHECKING:  # a process without Redis need not load its client
     from service.keys.redis_store import RedisStore
 
 FOLLOW_S: Final = 2.0
 """In so long every running process that sees the file or Redis has followed a change."""
-WRITE_S: Final = 1.0
-"""A key's time is taken before it is proven, written and synced; that takes less than this."""
+PREPARE_S: Final = 5.0
+"""The longest that `rotate_now` and `revoke` wait for Redis to hold the successor, before they go on without it."""
 
 
 class OperationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an operation: the ring before and after it, and how the places are."""
+    """What became of an operation: the ring before and after it, and how Redis is (`ok`, `off`, or an error's code)."""
 
     before: KeyRing | None
     ring: KeyRing
-    status: KeysStatus
+    redis: str = "off"
+    problem: str | None = None
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """The ring, and under which secret its file and its copy in Redis are; None: there is none, or it was not read."""
+
+    ring: KeyRing
+    file: SealedWith | None = None
+    redis: SealedWith | None = None
+    faults: dict[str, str]
+    problem: str | None = None
 
 
 class KeyAdmin:
     """Operations on the keys of one deployment. `file` None: a follower, which can only look.
 
-    `pause` waits for so many seconds.
+    `algorithm`: of new keys; None for that of the active key. `pause` waits for so many seconds.
     """
 
     def __init__(
         self,
-        policy: KeyPolicy,
         *,
-        mint: KeyGenerator,
-        file: RingFile | None,
+        generator: KeyGenerator,
+        file: FileStore | None,
         copy: "RedisStore | None",
         sealer: Sealer | None,
         clock: Clock,
-        make_keys: Callable[[], KeyManager],
+        algorithm: Algorithm | None = None,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._policy = policy
-        self._mint = mint
+        self._generator = generator
         self._file = file
         self._copy = copy
         self._sealer = sealer
         self._clock = clock
-        self._make_keys = make_keys
+        self._algorithm = algorithm
         self._pause = pause
 
     async def ring(self) -> KeyRing:
         """The ring, from the file or, for a follower, from Redis; raises `KeyringError` where there is none."""
+        return (await self.list()).ring
+
+    async def list(self) -> Listing:
+        """As `ring`, with what else there is to know."""
+        theirs, problem = None, None
+        async with self._redis():
+            try:
+                theirs = None if self._copy is None else await self._copy.get()
+            except KeyringError as error:
+                if self._file is None:
+                    raise
+                problem = error.detail
         if self._file is not None:
-            return _existing(await asyncio.to_thread(self._file.read), self._file.place)
-        if self._copy is None:
+            ring = _existing(await asyncio.to_thread(self._file.read), self._file.place)
+        elif self._copy is None:
             raise KeyringError("There is neither a folder nor a Redis to read the keyring from.")
-        try:
-            return _existing(await self._copy.get(), "Redis")
-        finally:
-            await self._copy.close()
+        else:
+            ring = _existing(theirs, "Redis")
+        return Listing(
+            ring=ring,
+            file=None if self._file is None else self._file.sealed_with,
+            redis=None if self._copy is None else self._copy.sealed_with,
+            faults=Signer(ring).faults,
+            problem=problem,
+        )
 
-    async def init(self) -> OperationResult:
-        """Makes a ring where there is none, whatever Redis holds; raises `KeyringError` where there is a file."""
+    async def init(self, *, replace: bool = False) -> OperationResult:
+        """Makes a ring where there is none, whatever Redis holds.
 
-        def decide(current: KeyRing | None) -> KeyRing:
-            if current is not None:
-                raise InvalidTransition(f"There is a keyring already, of deployment {current.ring_id}.")
-            return self._mint.ring(self._clock)
+        `replace`: another deployment's ring in Redis is overwritten, also by the ring that is in the folder already.
 
-        return await self._done(decide)
+        Raises:
+            InvalidTransition: there is a ring already, and nothing is to be replaced.
+        """
+        fresh = await asyncio.to_thread(self._generator.ring)
+
+        def work() -> tuple[KeyRing | None, KeyRing]:
+            with self._writable.transaction() as tx:
+                before = tx.ring
+                if before is not None and not replace:
+                    raise InvalidTransition(f"There is a keyring already, of deployment {before.ring_id}.")
+                tx.ring = ring = before or fresh
+            return before, ring
+
+        before, ring = await asyncio.to_thread(work)
+        async with self._redis():
+            redis, problem = await self._put(ring, overwrite=replace)
+        return OperationResult(before=before, ring=ring, redis=redis, problem=problem)
 
     async def rotate(self) -> OperationResult:
-        """Stages a key, or lets the staged one sign once it was published long enough; before that changes nothing."""
+        """Stages a key where none is staged; a running keeper lets it sign once it was published for long enough."""
+        fresh = await self._fresh()
+        return await self._change(lambda ring: ring if ring.staged else keyring.stage(ring, fresh))
 
-        def move(ring: KeyRing) -> KeyRing:
-            due_at_s = keyring.promotion_due_at_s(ring, self._policy)
-            if due_at_s is None:
-                return self._with_next(ring)
-            now_s = self._clock()
-            return keyring.promote(ring, now_s=now_s) if due_at_s + WRITE_S <= now_s else ring
-
-        return await self._change(move)
-
-    async def rotate_now(self, *, follow_s: float = FOLLOW_S) -> OperationResult:
+    async def rotate_now(self) -> OperationResult:
         """Lets the staged key, or a fresh one, sign as soon as the running processes know it.
 
-        Verifiers with a cached JWKS may not know it yet, nor may a process that `follow_s` is too short for.
+        Verifiers with a cached JWKS may not know it yet, nor may a process that Redis is out of reach for.
         """
-        first = await self._prepare(follow_s)
-        successor = first.ring.staged
+        return await self._with_successor(lambda ring: ring)
 
-        def move(ring: KeyRing) -> KeyRing:
-            if successor is not None and ring.active.kid == successor.kid:
-                return ring
-            return keyring.promote(self._with_next(ring), now_s=self._clock())
-
-        return msgspec.structs.replace(await self._change(move), before=first.before)
-
-    async def revoke(self, kid: str, *, follow_s: float = FOLLOW_S) -> OperationResult:
+    async def revoke(self, kid: str) -> OperationResult:
         """Refuses every token of one key; raises `InvalidTransition` where there is none or it is revoked already.
 
         Where it is the one that signs, its successor is first made known, as in `rotate_now`: no good token is refused
         meanwhile, and a stolen key's end comes two seconds later.
         """
-
-        def move(ring: KeyRing) -> KeyRing:
-            spare = self._mint.key(self._clock) if ring.active.kid == kid and ring.staged is None else None
-            return keyring.revoke(ring, kid, spare=spare, now_s=self._clock())
-
-        if _existing(await asyncio.to_thread(self._writable.read), "the folder").active.kid != kid:
-            return await self._change(move)
-        first = await self._prepare(follow_s)
-        return msgspec.structs.replace(await self._change(move), before=first.before)
-
-    async def _prepare(self, follow_s: float) -> OperationResult:
-        """Publishes a next key where there is none, and gives the running processes the time to hear of it."""
-        done = await self._change(self._with_next)
-        staged = done.ring.staged
-        if staged is not None and self._clock() - staged.created_at_s < follow_s:
-            await self._pause(follow_s)
-        return done
-
-    def _with_next(self, ring: KeyRing) -> KeyRing:
-        return ring if ring.staged else keyring.stage(ring, self._mint.key(self._clock))
+        active = (await self.ring()).active
+        if active is not None and active.kid == kid:
+            return await self._with_successor(lambda ring: keyring.revoke(ring, kid, now_s=self._clock()))
+        return await self._change(lambda ring: keyring.revoke(ring, kid, now_s=self._clock()))
 
     async def revoke_before(self, time_s: int) -> OperationResult:
         """Refuses every guest whose lineage began before `time_s`.
@@ -144,61 +158,135 @@ class KeyAdmin:
         """
         return await self._change(lambda ring: keyring.revoke_before(ring, time_s, now_s=self._clock()))
 
+    async def drop(self) -> OperationResult:
+        """Forgets the keys that no live token can bear; keepers do so by themselves, an hour after."""
+        return await self._change(lambda ring: keyring.forget(ring, keyring.dead(ring, now_s=self._clock())))
+
     async def import_ring(self, content: bytes) -> OperationResult:
         """Joins an exported ring, plain or sealed, with the one that is there; where there is none, restores it.
 
         Raises:
-            KeyringDamaged, WrongSecret: where the content cannot be opened.
-            KeyringForeign: where it is of another deployment.
+            KeyringDamaged, KeyringNewer, WrongSecret: the content cannot be opened, or one of its keys is damaged.
+            KeyringForeign: it is of another deployment.
         """
-        theirs = open_file(content, self._sealer)
+        theirs = self._opened(content)
 
-        def decide(current: KeyRing | None) -> KeyRing:
+        def move(current: KeyRing | None) -> KeyRing:
             if current is None:
                 return theirs
-            spare = self._mint.key(self._clock) if keyring.needs_spare(current, theirs) else None
-            return keyring.join(current, theirs, spare=spare, now_s=self._clock())
+            keyring.refuse_other_keys(current, theirs)
+            return keyring.join(current, theirs)
 
-        return await self._done(decide)
+        return await self._done(move)
 
     async def import_foreign(self, content: bytes) -> OperationResult:
-        """Takes the keys of another deployment's ring in as retired: its tokens are accepted here from now on."""
-        theirs = open_file(content, self._sealer)
+        """Takes the keys of another deployment's ring in as retired: its tokens are accepted here from now on.
+
+        Raises:
+            InvalidTransition: the ring is this deployment's own.
+            KeyringDamaged, KeyringNewer, WrongSecret: as `import_ring`.
+        """
+        theirs = self._opened(content)
 
         def move(ring: KeyRing) -> KeyRing:
-            return keyring.import_foreign(ring, theirs, spare=self._mint.key(self._clock), now_s=self._clock())
+            keyring.refuse_other_keys(ring, theirs)
+            return keyring.import_foreign(ring, theirs, now_s=self._clock())
 
         return await self._change(move)
+
+    def _opened(self, content: bytes) -> KeyRing:
+        ring, _ = open_ring(content, self._sealer)
+        for detail in Signer(ring).faults.values():
+            raise KeyringDamaged(detail)
+        return ring
+
+    async def _fresh(self) -> keyring.KeyRecord:
+        """A key like the active one: how tokens are signed, and for how long, is for the service's settings to say."""
+        active = (await self.ring()).active
+        lifetime_s = None if active is None else active.max_lifetime_s
+        known: Algorithm | None = "RS256" if active is not None and active.algorithm == "RS256" else None
+        make = partial(self._generator.key, algorithm=self._algorithm or known, max_lifetime_s=lifetime_s)
+        return await asyncio.to_thread(make)
+
+    async def _with_successor(self, move: Callable[[KeyRing], KeyRing]) -> OperationResult:
+        """Publishes a successor of the active key, waits for the processes to follow, then moves and promotes."""
+        fresh = await self._fresh()
+        first = await self._change(lambda ring: ring if ring.staged else keyring.stage(ring, fresh))
+        successor = first.ring.staged
+        if successor is not None and self._clock() - successor.created_at_s < FOLLOW_S:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PREPARE_S), self._redis():
+                    while first.redis not in ("ok", "off") and (await self._put(first.ring))[0] != "ok":
+                        await self._pause(FOLLOW_S / 4)
+                    await self._pause(FOLLOW_S)
+
+        def promote(ring: KeyRing) -> KeyRing:
+            ring = move(ring)
+            if ring.staged is None or (successor is not None and ring.staged.kid != successor.kid):
+                # Another process let the successor sign meanwhile; where nothing signs now, what is staged does.
+                return ring if ring.active or ring.staged is None else keyring.promote(ring, now_s=self._clock())
+            return keyring.promote(ring, now_s=self._clock())
+
+        return msgspec.structs.replace(await self._change(promote), before=first.before)
 
     async def _change(self, move: Callable[[KeyRing], KeyRing]) -> OperationResult:
         return await self._done(lambda current: move(_existing(current, "the folder")))
 
-    async def _done(self, decide: Callable[[KeyRing | None], KeyRing]) -> OperationResult:
-        seen: list[KeyRing | None] = []
+    async def _done(self, move: Callable[[KeyRing | None], KeyRing]) -> OperationResult:
+        """Moves the join of file and copy on, writes it to the file, and then to Redis."""
+        async with self._redis():
+            theirs = None
+            if self._copy is not None and self._file is not None:
+                with contextlib.suppress(KeyringError):
+                    theirs = await self._copy.get()
 
-        def observed(current: KeyRing | None) -> KeyRing:
-            seen.append(current)
-            return decide(current)
+            def work() -> tuple[KeyRing | None, KeyRing]:
+                with self._writable.transaction() as tx:
+                    before = tx.ring
+                    with contextlib.suppress(KeyringForeign):
+                        tx.ring = before if before is None or theirs is None else keyring.join(before, theirs)
+                    tx.ring = ring = move(tx.ring)
+                return before, ring
 
-        ring = await asyncio.to_thread(self._writable.update, observed)
-        return OperationResult(before=seen[-1], ring=ring, status=await self._spread())
+            before, ring = await asyncio.to_thread(work)
+            redis, problem = await self._put(ring)
+        return OperationResult(before=before, ring=ring, redis=redis, problem=problem)
+
+    async def _put(self, ring: KeyRing, *, overwrite: bool = False) -> tuple[str, str | None]:
+        """Gives the copy what it lacks; how Redis is then, and what stands in the way."""
+        if self._copy is None:
+            return "off", None
+        try:
+            with contextlib.suppress(KeyringDamaged, WrongSecret, CacheEmpty):
+                found = await self._copy.get()
+                if found is not None and not (overwrite and found.ring_id != ring.ring_id):
+                    joined = keyring.join(found, ring)
+                    dropped = {record.kid for record in found.records} - {record.kid for record in ring.records}
+                    wanted = keyring.forget(joined, dropped & keyring.dead(joined, now_s=self._clock()))
+                    if wanted != found or self._copy.needs_sealing:
+                        await self._copy.put(wanted)
+                    return "ok", None
+            await self._copy.put(ring)
+        except KeyringForeign as error:
+            return error.code, f"Redis holds another deployment's keyring, left as it is: {error.detail}"
+        except KeyringError as error:
+            return error.code, error.detail
+        return "ok", None
+
+    @contextlib.asynccontextmanager
+    async def _redis(self) -> AsyncIterator[None]:
+        """Connections end with the operation."""
+        try:
+            yield
+        finally:
+            if self._copy is not None:
+                await self._copy.close()
 
     @property
-    def _writable(self) -> RingFile:
+    def _writable(self) -> FileStore:
         if self._file is None:
             raise KeyringError("A follower (GUEST_KEYS_DIR=none) never writes; do this where the folder is.")
         return self._file
-
-    async def _spread(self) -> KeysStatus:
-        """Brings file and Redis together, as every keeper does at its start."""
-        keys = self._make_keys()
-        try:
-            await keys.start()
-            if keys.status().redis in {refusal.code for refusal in REFUSALS}:
-                await keys.start()  # what Redis held was written over: whether that has mended it
-            return keys.status()
-        finally:
-            await keys.stop()
 
 
 def _existing(ring: KeyRing | None, place: str) -> KeyRing:

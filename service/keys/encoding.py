@@ -1,142 +1,240 @@
-"""The form of a ring at rest: a JWK Set (RFC 7517, section 5) with the life of each key; and the JWKS for verifiers.
+"""The ring at rest: a JWK Set (RFC 7517, section 5) with the times of each key; and the JWKS for verifiers.
 
-Knows nothing of where the bytes are kept, or whether they are sealed.
+Knows nothing of where the bytes are kept, or whether they are sealed. The form has a version. Members that this release
+does not know are kept and written back, so that replicas of two releases with one version of the form can share a ring.
+Version 1 is that of release 0.1.0, which stored states and refuses every member that it does not know.
 """
 
-from typing import Annotated, Final, Literal
+import base64
+import binascii
+import json
+import re
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from service.errors import KeyringDamaged
-from service.keys.keyring import MATERIAL, SINCE, Algorithm, Key, KeyRing, KeyState, in_order, material_of, public_jwk
+from service.errors import InvalidTransition, KeyringDamaged, KeyringNewer
+from service.keys.keyring import Key, KeyRecord, KeyRing, KeyState, public_jwk
+from service.keys.material import MATERIAL, MEMBERS, fault, without_private
 
 PURPOSE: Final = "guest-sessions keyring"
-_P256_CHARS: Final = 43
-"""Length in base64url of a coordinate of 32 bytes; no other length encodes so many (RFC 7518, section 6.2.1.2)."""
+VERSION: Final = 2
+"""Of the form that is written; a ring that names none is of version 1."""
 
-_Base64url = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]+$", max_length=1_024)]
 _Time = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+_MAX_AGES: Final = 1_000
 
 
-class _StoredKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A private JWK with its life."""
+class _StoredKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The members of a key that are not its numbers. Version 2 has no `state`."""
 
     kid: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,16}$")]
-    alg: Algorithm
-    use: Literal["sig"]
-    state: KeyState
+    alg: str
+    use: Literal["sig"] = "sig"
+    state: KeyState | None = None
     max_lifetime: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
     created_at: _Time
     activated_at: _Time | None = None
     retired_at: _Time | None = None
     revoked_at: _Time | None = None
     revoked_before: _Time | None = None
-    kty: Literal["EC", "RSA"]
-    crv: Literal["P-256"] | None = None
-    x: _Base64url | None = None
-    y: _Base64url | None = None
-    n: _Base64url | None = None
-    e: _Base64url | None = None
-    d: _Base64url | None = None
-    p: _Base64url | None = None
-    q: _Base64url | None = None
-    dp: _Base64url | None = None
-    dq: _Base64url | None = None
-    qi: _Base64url | None = None
 
 
-class _StoredRing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A JWK Set (RFC 7517, section 5) with what makes it a ring."""
+class _StoredRing(msgspec.Struct, frozen=True, kw_only=True):
+    """The members of a ring."""
 
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)] = 1
     purpose: Literal["guest-sessions keyring"]
     ring: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{8,64}$")]
     revision: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
     revoked_before: _Time
-    derivation_secret: Annotated[bytes, msgspec.Meta(min_length=32, max_length=64)]
-    keys: Annotated[tuple[_StoredKey, ...], msgspec.Meta(min_length=1)]
+    derivation_secret: str
+    jwks_ages: Annotated[
+        dict[Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")], _Time], msgspec.Meta(max_length=_MAX_AGES)
+    ] = {}
+    keys: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+
+
+class _Purpose(msgspec.Struct, frozen=True):
+    """What every version of the form has, to the end of time."""
+
+    purpose: Literal["guest-sessions keyring"]
+    version: int = 1
+
+
+_KEY_MEMBERS: Final = frozenset(_StoredKey.__struct_fields__) | MEMBERS
+_RING_MEMBERS: Final = frozenset(_StoredRing.__struct_fields__)
 
 
 def to_jwk_set(ring: KeyRing) -> bytes:
     """The whole ring, private parts included, as JSON for people and programs."""
-    stored = _StoredRing(
-        purpose=PURPOSE,
-        ring=ring.ring_id,
-        revision=ring.revision,
-        revoked_before=ring.revoked_before_s,
-        derivation_secret=ring.derivation_secret,
-        keys=tuple(_to_stored(key) for key in ring.keys),
+    return _written(
+        ring.extra
+        | {
+            "version": VERSION,
+            "purpose": PURPOSE,
+            "ring": ring.ring_id,
+            "revision": ring.revision,
+            "revoked_before": ring.revoked_before_s,
+            "derivation_secret": base64.b64encode(ring.derivation_secret).decode(),
+            "jwks_ages": {str(age_s): time_s for age_s, time_s in ring.jwks_ages.items()},
+            "keys": [record.extra | _life(record) | record.private for record in ring.records],
+        }
     )
-    return msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n"
 
 
 def from_jwk_set(stored: bytes) -> KeyRing:
-    """The ring of `to_jwk_set`.
+    """The ring of `to_jwk_set`, or of release 0.1.0.
+
+    A key whose numbers are damaged is kept as it is, for its times count; `faults` lists it, and it neither signs nor
+    verifies.
 
     Raises:
-        KeyringDamaged: where it is anything else, or breaks an invariant; the message holds no key.
+        KeyringNewer: the form is of a later version.
+        KeyringDamaged: this is anything else; the message holds nothing of a key.
     """
     try:
-        parsed = msgspec.json.decode(stored, type=_StoredRing)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise KeyringDamaged(f"This is no keyring, or a damaged one: {error}") from error
-    ring = KeyRing(
+        document = msgspec.json.decode(stored)
+        version = msgspec.convert(document, _Purpose).version
+        if version > VERSION:
+            raise KeyringNewer(
+                f"The keyring was made by a newer version of this service (form {version}; this one knows {VERSION})."
+            )
+        parsed = msgspec.convert(document, _StoredRing)
+        lives = [msgspec.convert(each, _StoredKey) for each in parsed.keys]
+        secret = base64.b64decode(parsed.derivation_secret, validate=True)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, binascii.Error) as error:
+        # Where it is damaged, but not what stands there: that may be part of a key.
+        where = re.search(r"`(\$[^`]*)`", str(error))
+        raise KeyringDamaged(f"This is no keyring, or a damaged one{f', at {where[1]}' if where else ''}.") from None
+    if not 32 <= len(secret) <= 64:  # noqa: PLR2004 - 32 is what is made; the rest is room for a later release
+        raise KeyringDamaged("The keyring is damaged: its secret is not of 32 to 64 bytes.")
+    if len({life.kid for life in lives}) != len(lives):
+        raise KeyringDamaged("The keyring is damaged: two keys have one kid.")
+    records = [_record(life, raw) for life, raw in zip(lives, parsed.keys, strict=True)]
+    if parsed.version == 1:
+        records = _without_states(lives, records)
+    return KeyRing(
         ring_id=parsed.ring,
         revision=parsed.revision,
-        keys=in_order(_from_stored(key) for key in parsed.keys),
+        records=tuple(sorted(records, key=lambda record: (record.created_at_s, record.kid))),
         revoked_before_s=parsed.revoked_before,
-        derivation_secret=parsed.derivation_secret,
-    )
-    _check_states(ring)
-    return ring
-
-
-def _to_stored(key: Key) -> _StoredKey:
-    return _StoredKey(
-        kid=key.kid,
-        alg=key.algorithm,
-        use="sig",
-        state=key.state,
-        max_lifetime=key.max_lifetime_s,
-        created_at=key.created_at_s,
-        activated_at=key.activated_at_s,
-        retired_at=key.retired_at_s,
-        revoked_at=key.revoked_at_s,
-        revoked_before=key.revoked_before_s,
-        **material_of(key),
+        derivation_secret=secret,
+        jwks_ages={
+            int(age_s): time_s for age_s, time_s in sorted(parsed.jwks_ages.items(), key=lambda item: int(item[0]))
+        },
+        extra={name: value for name, value in document.items() if name not in _RING_MEMBERS},
     )
 
 
-def _from_stored(stored: _StoredKey) -> Key:
-    material = MATERIAL[stored.alg]
-    names = material.public if stored.state is KeyState.REVOKED else material.public + material.private
-    if stored.kty != material.kty or any(getattr(stored, name) is None for name in names):
-        raise KeyringDamaged(f"Key {stored.kid} is damaged: it is no whole {stored.alg} key.")
-    if material.kty == "EC" and any(len(getattr(stored, name)) != _P256_CHARS for name in ("x", "y")):
-        raise KeyringDamaged(f"Key {stored.kid} is damaged: its coordinates are not of 32 bytes each.")
-    if getattr(stored, SINCE[stored.state]) is None:
-        raise KeyringDamaged(f"Key {stored.kid} is damaged: it is {stored.state.value}, but not since when.")
-    return Key(
-        kid=stored.kid,
-        algorithm=stored.alg,
-        state=stored.state,
-        private={"kty": stored.kty} | {name: getattr(stored, name) for name in names},
-        max_lifetime_s=stored.max_lifetime,
-        created_at_s=stored.created_at,
-        activated_at_s=stored.activated_at,
-        retired_at_s=stored.retired_at,
-        revoked_at_s=stored.revoked_at,
-        revoked_before_s=stored.revoked_before,
-    )
+def faults(ring: KeyRing) -> dict[str, str]:
+    """What is wrong with the keys whose numbers are not whole, by kid."""
+    found = {key.kid: fault(key.algorithm, key.private, private=key.state is not KeyState.REVOKED) for key in ring.keys}
+    return {kid: reason for kid, reason in found.items() if reason is not None}
 
 
-def _check_states(ring: KeyRing) -> None:
-    states = [key.state for key in ring.keys]
-    if len({key.kid for key in ring.keys}) != len(ring.keys):
-        raise KeyringDamaged("The keyring is damaged: two keys have one kid.")
-    if states.count(KeyState.ACTIVE) != 1 or states.count(KeyState.NEXT) > 1:
-        raise KeyringDamaged("The keyring is damaged: it must have exactly one active key and at most one next.")
-
-
-def public_jwks(ring: KeyRing) -> bytes:
+def public_jwks(ring: KeyRing, *, lead_s: int, now_s: float) -> bytes:
     """The JWKS (RFC 7517, section 5) as verifiers get it."""
-    return msgspec.json.encode({"keys": [public_jwk(key) for key in ring.published]})
+    damaged = faults(ring)
+    published = ring.published(lead_s=lead_s, now_s=now_s)
+    return msgspec.json.encode({"keys": [public_jwk(key) for key in published if key.kid not in damaged]})
+
+
+def to_jwk_set_0_1_0(ring: KeyRing) -> bytes:
+    """The ring in the form of release 0.1.0, to go back to it; what that one does not know is left out.
+
+    Raises:
+        InvalidTransition: no key is active, which that release cannot express.
+    """
+    if ring.active is None:
+        raise InvalidTransition("No key signs at the moment, and 0.1.0 needs one: let a key sign first.")
+    damaged = faults(ring)
+    return _written(
+        {
+            "purpose": PURPOSE,
+            "ring": ring.ring_id,
+            "revision": ring.revision,
+            "revoked_before": ring.revoked_before_s,
+            "derivation_secret": base64.b64encode(ring.derivation_secret).decode(),
+            "keys": [_key_0_1_0(key) for key in ring.keys if key.kid not in damaged],
+        }
+    )
+
+
+def _written(document: dict[str, Any]) -> bytes:
+    """By the standard library: unknown members may hold numbers of any size."""
+    return json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _life(record: KeyRecord) -> dict[str, Any]:
+    stored = _StoredKey(
+        kid=record.kid,
+        alg=record.algorithm,
+        max_lifetime=record.max_lifetime_s,
+        created_at=record.created_at_s,
+        activated_at=record.activated_at_s,
+        retired_at=record.retired_at_s,
+        revoked_at=record.revoked_at_s,
+        revoked_before=record.revoked_before_s,
+    )
+    return {**msgspec.to_builtins(stored), "use": "sig"}
+
+
+def _record(life: _StoredKey, raw: dict[str, Any]) -> KeyRecord:
+    members = {name: raw[name] for name in raw if name in MEMBERS}
+    return KeyRecord(
+        kid=life.kid,
+        algorithm=life.alg,
+        private=members if life.revoked_at is None else without_private(members),
+        max_lifetime_s=life.max_lifetime,
+        created_at_s=life.created_at,
+        activated_at_s=life.activated_at,
+        retired_at_s=life.retired_at,
+        revoked_at_s=life.revoked_at,
+        revoked_before_s=life.revoked_before,
+        extra={name: value for name, value in raw.items() if name not in _KEY_MEMBERS},
+    )
+
+
+_SINCE: Final = {
+    KeyState.NEXT: "created_at",
+    KeyState.ACTIVE: "activated_at",
+    KeyState.RETIRED: "retired_at",
+    KeyState.REVOKED: "revoked_at",
+}
+
+
+def _without_states(lives: list[_StoredKey], records: list[KeyRecord]) -> list[KeyRecord]:
+    """Version 1 as times alone.
+
+    It stored states, and of the deployment's own keys a time of retirement that now follows from the next activation;
+    keys of another deployment are those with a `revoked_before`. Its clock may have been set back between two
+    activations; the key that was active is the one activated last all the same.
+    """
+    for life in lives:
+        if life.state is None or getattr(life, _SINCE[life.state]) is None:
+            raise KeyringDamaged(f"Key {life.kid} is damaged: it has no state, or no time since when.")
+    if [life.state for life in lives].count(KeyState.ACTIVE) != 1:
+        raise KeyringDamaged("The keyring is damaged: it must have exactly one active key.")
+    own = [
+        life.activated_at or 0 for life in lives if life.revoked_before is None and life.state is not KeyState.ACTIVE
+    ]
+    converted = []
+    for life, record in zip(lives, records, strict=True):
+        times: dict[str, int | None] = {}
+        if life.revoked_before is not None:
+            times["retired_at_s"] = life.retired_at or life.revoked_at
+        elif life.activated_at is not None:
+            times["retired_at_s"] = None
+        if life.state is KeyState.ACTIVE and own and max(own) >= (life.activated_at or 0):
+            times["activated_at_s"] = max(own) + 1
+        converted.append(msgspec.structs.replace(record, **times))
+    return converted
+
+
+def _key_0_1_0(key: Key) -> dict[str, Any]:
+    material = MATERIAL[key.algorithm]
+    names = material.public + (() if key.state is KeyState.REVOKED else material.private)
+    life = _life(key) | {"state": key.state.value}
+    order = [name for name in _StoredKey.__struct_fields__ if name in life]
+    return {name: life[name] for name in order} | {"kty": material.kty} | {name: key.private[name] for name in names}

@@ -1,41 +1,189 @@
-"""The truth: the ring's bytes in one file, replaced whole and durable before anybody signs with them.
+"""The truth: the ring in one file, replaced whole and durable before anybody signs with it.
 
-Knows nothing of what a ring means. An update holds an exclusive `flock`, writes a new file beside the old one, syncs
-it, renames it over the old one and syncs the folder; whatever fails on the way, the old file stays as it was. A
-process killed at any point leaves the old content or the new, never a mix, and the kernel lets go of its lock. What is
-read is synced as well, as whoever wrote it may not have. Run as root, it leaves all files to their folder's owner.
+A transaction holds an exclusive `flock`, writes a new file beside the old one, syncs it, renames it over the old one
+and syncs the folder; whatever fails on the way, the old file stays as it was. A process killed at any point leaves the
+old content or the new, never a mix, and the kernel releases its lock. What is read is synced as well, as the process
+that wrote it may not have done so. Run as root, it leaves all files to the user whose service runs on the folder.
 """
 
+import asyncio
 import contextlib
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeVar
 
-from service.errors import StoreUnavailable
+from service.errors import KeyringDamaged, StoreUnavailable, WrongSecret
+from service.keys import encoding
+from service.keys.encryption import Sealer, is_sealed
+from service.keys.generator import prove
+from service.keys.keyring import KeyRing
 
 FILE_NAME: Final = "keyring.json"
 LOCK_NAME: Final = "keyring.lock"
 NEW_NAME: Final = "keyring.json.new"
 """Always the same name: it is written under the lock alone, so that a killed writer's leftover is written over."""
-LOCK_TIMEOUT_S: Final = 10.0
+LOCK_TIMEOUT_S: Final = 5.0
 """A holder needs milliseconds; one that is stopped for longer must not stop everybody else for good."""
-MOST_BYTES: Final = 16 * 2**20
+DISK_TIMEOUT_S: Final = 10.0
+"""For one look or one transaction, the lock included; a disk that takes longer counts as unavailable."""
+MAX_BYTES: Final = 16 * 2**20
 """Far above the largest ring; what is larger is none, and is not read into memory."""
 CANNOT_SYNC: Final = frozenset({errno.EROFS, errno.EINVAL, errno.ENOTSUP, errno.EACCES})
-"""A read-only disk needs no sync, some network file systems know none of a folder; one that failed (EIO) is neither."""
+"""A read-only disk needs no sync, some network file systems cannot sync a folder; one that failed (EIO) is neither."""
 
 Sync = Callable[[int], None]
+SealedWith = Literal["first", "other", "none"]
+"""Which of the secrets: the first of GUEST_KEYS_SECRET, another one of them, or none, in the clear."""
+T = TypeVar("T")
+
+
+class Disk:
+    """Runs one call after the other in a thread of its own, with a deadline; ending a process never waits for it.
+
+    A thread that hangs in the kernel cannot be ended. While one does, every further call fails at once.
+    """
+
+    def __init__(self, *, timeout_s: float = DISK_TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._busy = False
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """The result of the call, or what it raises; raises `StoreUnavailable` past the deadline."""
+        if self._busy:
+            raise StoreUnavailable("The disk of the keyring does not respond.")
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
+
+        def settle(value: T | None, error: BaseException | None) -> None:
+            self._busy = False
+            if result.done():  # past the deadline
+                return
+            if error is None:
+                result.set_result(value)  # type: ignore[arg-type]
+            else:
+                result.set_exception(error)
+
+        def work() -> None:
+            value, error = None, None
+            try:
+                value = call()
+            except BaseException as raised:  # noqa: BLE001 - all of them belong to the caller
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, value, error)
+
+        self._busy = True
+        threading.Thread(target=work, name="keyring-disk", daemon=True).start()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await result
+        except TimeoutError:
+            raise StoreUnavailable("The disk of the keyring does not respond.") from None
+
+
+class Transaction:
+    """The ring in the file, under the lock. What is assigned to `ring` is durable after the `with` block."""
+
+    def __init__(self, ring: KeyRing | None) -> None:
+        self.ring = ring
 
 
 class FileStore:
-    """The file in one folder. Blocking; every fault of the disk is `StoreUnavailable`."""
+    """The ring in one folder, sealed where there is a secret. Blocking; any fault of the disk is `StoreUnavailable`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        sealer: Sealer | None = None,
+        *,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        sync: Sync = os.fsync,
+    ) -> None:
+        """`sync` flushes a file descriptor to the disk."""
+        self._file = DurableFile(directory, lock_timeout_s=lock_timeout_s, sync=sync)
+        self._sealer = sealer
+        self.place = self._file.place
+        self.stamp = self._file.stamp
+        self.sealed_with: SealedWith | None = None
+        """As the file was when it was last looked at; None before, and where there is none."""
+        self._was_current = False
+
+    @property
+    def needs_sealing(self) -> bool:
+        """Whether the file is in the clear, or under a secret that is not the first and never was since the start.
+
+        Two processes whose first secrets differ, as during a change of secret, must not seal against each other.
+        """
+        if self._sealer is None:
+            return False
+        return self.sealed_with == "none" or (self.sealed_with == "other" and not self._was_current)
+
+    def read(self) -> KeyRing | None:
+        """The ring, None where there is no file.
+
+        Raises:
+            StoreUnavailable, KeyringDamaged, KeyringNewer, WrongSecret
+        """
+        return self._opened(self._file.read())
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """The ring under the lock; writes at the end of the block, unless an exception leaves it.
+
+        A file that is not sealed with the first secret is sealed on this occasion. A key that becomes active is proven
+        before anything is written. Raises as `read`, and `KeyringError` where the key does not sign.
+        """
+        with self._file.locked() as (content, replace):
+            before = self._opened(content)
+            transaction = Transaction(before)
+            yield transaction
+            after = transaction.ring
+            if after is None or (after == before and not self.needs_sealing):
+                return
+            if before is None or before.active != after.active:
+                prove(after)
+            plain = encoding.to_jwk_set(after)
+            replace(plain if self._sealer is None else self._sealer.seal(plain))
+            self._note_seal("none" if self._sealer is None else "first")
+
+    def _opened(self, content: bytes | None) -> KeyRing | None:
+        if content is None:
+            self.sealed_with = None
+            return None
+        ring, sealed_with = open_ring(content, self._sealer)
+        self._note_seal(sealed_with)
+        return ring
+
+    def _note_seal(self, sealed_with: SealedWith) -> None:
+        self.sealed_with = sealed_with
+        self._was_current |= sealed_with == "first"
+
+
+def open_ring(content: bytes, sealer: Sealer | None) -> tuple[KeyRing, SealedWith]:
+    """The ring in a file's content, sealed or plain, and under which secret it was.
+
+    Raises:
+        KeyringDamaged, KeyringNewer, WrongSecret
+    """
+    if content.lstrip().startswith(b"{"):
+        return encoding.from_jwk_set(content), "none"
+    if sealer is None:
+        if is_sealed(content):
+            raise WrongSecret("The keyring is sealed, and no secret was given to open it.")
+        raise KeyringDamaged("This is no keyring, or a damaged one.")
+    sealed = content.strip()
+    return encoding.from_jwk_set(sealer.open(sealed)), "first" if sealer.is_current(sealed) else "other"
+
+
+class DurableFile:
+    """Bytes in one file, for its owner alone (0600)."""
 
     def __init__(self, directory: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S, sync: Sync = os.fsync) -> None:
-        """`sync` makes what a file descriptor stands for last."""
         self._directory = directory
         self._sync = sync
         self._path = directory / FILE_NAME
@@ -53,24 +201,26 @@ class FileStore:
                 status = self._path.stat()
             except FileNotFoundError:
                 return None
-            return status.st_ino, status.st_mtime_ns, status.st_size, status.st_dev
+            return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev
 
     def read(self) -> bytes | None:
         """The bytes, durable by now, or None where there is no file."""
         with _disk(self._path):
             return self._durable_content()
 
-    def update(self, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
-        """Decides and writes under the lock; see `KeyStore`."""
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[tuple[bytes | None, Callable[[bytes], None]]]:
+        """The bytes, under the lock of the folder, and what replaces them; on return from that they are durable."""
         with _disk(self._path):
             self._make_folder()
-            with self._locked():
-                current = self._durable_content()
-                wanted = change(current)
-                if wanted is None or wanted == current:
-                    return current
-                self._replace(wanted)
-                return wanted
+            # The file itself cannot be locked, as it is replaced.
+            lock = os.open(self._directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                self._leave_to_owner(lock)
+                self._wait_for(lock)
+                yield self._durable_content(), self._replace
+            finally:
+                os.close(lock)
 
     def _durable_content(self) -> bytes | None:
         """The bytes, synced with their folder.
@@ -80,11 +230,11 @@ class FileStore:
         """
         try:
             with self._path.open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
+                content = file.read(MAX_BYTES + 1)
                 self._sync_if_possible(file.fileno())
         except FileNotFoundError:
             return None
-        if len(content) > MOST_BYTES:
+        if len(content) > MAX_BYTES:
             raise StoreUnavailable(f"{self._path} is larger than any keyring.")
         self._sync_folder(self._directory)
         return content
@@ -131,29 +281,19 @@ class FileStore:
                 raise
 
     def _leave_to_owner(self, descriptor: int) -> None:
-        """Gives a file that root makes to the owner of the one before, or of the folder.
+        """Gives a file that root makes to the user whose service runs here, as far as the folder shows that.
 
         A service of another user could not read it and would go on with the keys it has: it would not follow what an
         operator does as root, a revocation least of all.
         """
         if os.geteuid() != 0:
             return
-        try:
-            owner = self._path.stat()
-        except FileNotFoundError:
-            owner = self._directory.stat()
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Holds the lock of the folder; the file itself cannot be locked, as it is replaced."""
-        lock = os.open(self._directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            self._leave_to_owner(lock)
-            self._wait_for(lock)
-            yield
-        finally:
-            os.close(lock)
+        for place in (FILE_NAME, LOCK_NAME, ""):
+            with contextlib.suppress(FileNotFoundError):
+                status = (self._directory / place).stat()
+                if status.st_uid != 0 or not place:
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+                    return
 
     def _wait_for(self, lock: int) -> None:
         """Takes the lock, or gives up: `flock` itself would wait for ever."""

@@ -1,22 +1,29 @@
-"""The signing keys of one deployment as an immutable value: next → active → retired → revoked.
+"""The signing keys of one deployment as a value that only grows. Pure: no files, no Redis, no clock of its own.
 
-Pure: every move takes `now_s` and gives a new ring; knows nothing of files, Redis or cryptography. Invariants, held by
-every move and checked by `encoding.from_jwk_set`: exactly one key is active, at most one is next, and a revision only
-grows.
+Times are stored, per key: when it was created, activated, revoked (the earliest that anybody knows), set aside as
+retired (the latest), and for how long it may have signed (the greatest). `join` takes two rings member by member and
+nothing else, so it is commutative, associative and idempotent, and asks neither a clock nor a revision: whatever order
+backups, restores, imports, partitions and restarts come in, no revocation is undone and no key is lost as long as one
+place still knows of it.
+
+What a key does follows from the joined times and is never stored. Of the deployment's own activated keys, the one
+activated last is active, unless it is revoked; the others have been retired since the next activation. Of the keys
+that were never activated, the one created last is next; others are passed over and never sign. For this, times never
+go back, whatever the clock says: each move puts its own time behind those that it builds on.
 """
 
+import json
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
-from itertools import groupby
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Final
 
 import msgspec
 
 from service.errors import InvalidTransition, KeyringDamaged, KeyringForeign
-
-Algorithm = Literal["ES256", "RS256"]
+from service.keys.material import MATERIAL, MEMBERS, Algorithm, soundness, without_private
 
 
 class KeyState(StrEnum):
@@ -28,24 +35,7 @@ class KeyState(StrEnum):
     REVOKED = "revoked"
 
 
-MOVES: Final[Mapping[KeyState, tuple[KeyState, ...]]] = MappingProxyType(
-    {
-        # next → retired: two rings that were joined had one each; the other is set aside, as it may have signed.
-        KeyState.NEXT: (KeyState.ACTIVE, KeyState.RETIRED, KeyState.REVOKED),
-        KeyState.ACTIVE: (KeyState.RETIRED, KeyState.REVOKED),
-        KeyState.RETIRED: (KeyState.REVOKED,),
-        KeyState.REVOKED: (),
-    }
-)
-"""Where each state may go; never back."""
-
-PUBLISHED: Final = frozenset({KeyState.NEXT, KeyState.ACTIVE, KeyState.RETIRED})
-"""The states in the JWKS: what verifies, and what will before it signs."""
-
-_SIGNING: Final = frozenset({KeyState.NEXT, KeyState.ACTIVE})
-"""The states that sign, or will: of each there is one at most."""
-
-MOST_PUBLISHED_KEYS: Final = 128
+MAX_PUBLISHED_KEYS: Final = 128
 """A JWKS of 128 ES256 keys is 25 KB; common verifiers refuse one of a few hundred."""
 
 RETENTION_MARGIN_S: Final = 7 * 86_400
@@ -67,16 +57,16 @@ class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return 2 * self.jwks_max_age_s
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One signing key. `private` is its private JWK (RFC 7517), of a revoked key its public one; never in a `repr`.
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored of a key. `private` is its private JWK (RFC 7517), of a revoked key its public one.
 
-    `revoked_before_s` of a key that came from another deployment refuses that deployment's guests of before then, as
-    the ring's own time does all of them. None for a key of this deployment.
+    `retired_at_s` is stored for keys of another deployment, which verify here and never sign. Of such a key,
+    `revoked_before_s` refuses that deployment's guests of before then, as the ring's own time does all of them.
+    `extra` are members that a later release wrote.
     """
 
     kid: str
-    algorithm: Algorithm
-    state: KeyState
+    algorithm: str
     private: dict[str, Any]
     max_lifetime_s: int
     created_at_s: int
@@ -84,9 +74,20 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     retired_at_s: int | None = None
     revoked_at_s: int | None = None
     revoked_before_s: int | None = None
+    extra: dict[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"Key(kid={self.kid!r}, algorithm={self.algorithm!r}, state={self.state.value!r})"
+        return f"{type(self).__name__}(kid={self.kid!r}, algorithm={self.algorithm!r})"
+
+
+class Key(KeyRecord, frozen=True, kw_only=True):
+    """A key as it stands in its ring: its record, and what follows from the ring. `retired_at_s` is filled in.
+
+    `passed_over`: never activated, and another key was made or activated since; it has signed nothing.
+    """
+
+    state: KeyState
+    passed_over: bool = False
 
     @property
     def safe_to_drop_from_s(self) -> int | None:
@@ -95,148 +96,121 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
             return self.revoked_at_s
         if self.retired_at_s is None:
             return None
-        return self.retired_at_s + self.max_lifetime_s + RETENTION_MARGIN_S
+        return self.retired_at_s + RETENTION_MARGIN_S + (0 if self.passed_over else self.max_lifetime_s)
 
 
-class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
-    """All keys of one deployment, with what must travel with them; `ring_id` tells deployments apart."""
+class KeyRing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """All keys of one deployment, with what must travel with them; `ring_id` tells deployments apart.
+
+    `revision` counts moves, for people alone. `jwks_ages` has each JWKS max-age that was ever published, in seconds,
+    with the time when it last was. `extra` are members that a later release wrote.
+    """
 
     ring_id: str
     revision: int
-    keys: tuple[Key, ...]
+    records: tuple[KeyRecord, ...]
     revoked_before_s: int
     derivation_secret: bytes
+    jwks_ages: dict[int, int] = {}
+    extra: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"KeyRing(ring_id={self.ring_id!r}, revision={self.revision}, keys={self.keys!r})"
 
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys with their states, in the order of their making."""
+        own = _activated(self.records)
+        latest_s = _latest_activation_s(self.records)
+        waiting = sorted(
+            (r for r in self.records if r.activated_at_s is r.retired_at_s is r.revoked_at_s is None),
+            key=lambda record: (record.created_at_s, record.kid),
+        )
+        staged = waiting[-1] if waiting and waiting[-1].created_at_s >= latest_s else None
+        ends = {one.kid: other.activated_at_s for one, other in pairwise(own)}
+
+        def keyed(record: KeyRecord) -> Key:
+            members = {name: getattr(record, name) for name in record.__struct_fields__}
+            if record.revoked_at_s is not None:
+                return Key(
+                    **members | {"retired_at_s": record.retired_at_s or ends.get(record.kid)}, state=KeyState.REVOKED
+                )
+            if record.retired_at_s is not None:
+                return Key(**members, state=KeyState.RETIRED)
+            if record.activated_at_s is None and record is not staged:
+                # By the next activation, or by the next key that was made.
+                activations = (each.activated_at_s or 0 for each in own)
+                made = (each.created_at_s for each in waiting[waiting.index(record) + 1 :])
+                since_s = min([time_s for time_s in activations if time_s > record.created_at_s] + list(made))
+                return Key(**members | {"retired_at_s": since_s}, state=KeyState.RETIRED, passed_over=True)
+            if record.activated_at_s is None:
+                return Key(**members, state=KeyState.NEXT)
+            ended_s = ends.get(record.kid)
+            state = KeyState.ACTIVE if ended_s is None else KeyState.RETIRED
+            return Key(**members | {"retired_at_s": ended_s}, state=state)
+
+        return tuple(keyed(record) for record in self.records)
+
     @property
-    def active(self) -> Key:
-        """The one key that signs."""
-        (active,) = (key for key in self.keys if key.state is KeyState.ACTIVE)
-        return active
+    def active(self) -> Key | None:
+        """The one key that signs; None where that one is revoked."""
+        return next((key for key in self.keys if key.state is KeyState.ACTIVE), None)
 
     @property
     def staged(self) -> Key | None:
         """The key that is published and will sign."""
         return next((key for key in self.keys if key.state is KeyState.NEXT), None)
 
-    @property
-    def published(self) -> tuple[Key, ...]:
-        """The keys of the JWKS."""
-        return tuple(key for key in self.keys if key.state in PUBLISHED)
-
-
-class KeyMaterial(msgspec.Struct, frozen=True):
-    """The members that make up a key of one algorithm (RFC 7518, sections 6.2 and 6.3)."""
-
-    kty: str
-    public: tuple[str, ...]
-    private: tuple[str, ...]
-
-
-MATERIAL: Final[Mapping[Algorithm, KeyMaterial]] = MappingProxyType(
-    {
-        "ES256": KeyMaterial("EC", ("crv", "x", "y"), ("d",)),
-        "RS256": KeyMaterial("RSA", ("n", "e"), ("d", "p", "q", "dp", "dq", "qi")),
-    }
-)
-
-
-# --- the moves ---
-
-
-def new_key(private: dict[str, Any], *, kid: str, algorithm: Algorithm, max_lifetime_s: int, now_s: float) -> Key:
-    """A key that was just made, not yet in any ring.
-
-    Its time is rounded up, so that a lead counted from it is never too short.
-    """
-    return Key(
-        kid=kid,
-        algorithm=algorithm,
-        state=KeyState.NEXT,
-        private=private,
-        max_lifetime_s=max_lifetime_s,
-        created_at_s=math.ceil(now_s),
-    )
-
-
-def found(key: Key, *, ring_id: str, derivation_secret: bytes, now_s: float) -> KeyRing:
-    """A deployment's first ring. Nobody can have cached a JWKS without `key`, so it signs at once."""
-    return KeyRing(
-        ring_id=ring_id,
-        revision=1,
-        keys=(_moved(key, KeyState.ACTIVE, now_s),),
-        revoked_before_s=0,
-        derivation_secret=derivation_secret,
-    )
-
-
-def stage(ring: KeyRing, key: Key) -> KeyRing:
-    """Publishes `key` as the next to sign.
-
-    Raises:
-        IllegalMove: where one is staged already.
-    """
-    if ring.staged is not None:
-        raise InvalidTransition(f"Key {ring.staged.kid} is staged already.")
-    return _changed(ring, (*ring.keys, key))
-
-
-def promote(ring: KeyRing, *, now_s: float) -> KeyRing:
-    """The staged key becomes active, the active one retires. When it is due is for the caller to say.
-
-    Raises:
-        IllegalMove: where none is staged.
-    """
-    if ring.staged is None:
-        raise InvalidTransition("No key is staged.")
-    moves = {ring.staged.kid: KeyState.ACTIVE, ring.active.kid: KeyState.RETIRED}
-    return _changed(ring, (_moved(key, moves[key.kid], now_s) if key.kid in moves else key for key in ring.keys))
-
-
-def revoke(ring: KeyRing, kid: str, *, spare: Key | None, now_s: float) -> KeyRing:
-    """Refuses every token of one key from now on and forgets its private part.
-
-    Where it is the active one, the staged key, or else `spare`, signs in its stead.
-
-    Raises:
-        IllegalMove: where there is no such key, it is revoked already, or none is left to sign.
-    """
-    if all(key.kid != kid for key in ring.keys):
-        raise InvalidTransition(f"There is no key {kid}.")
-    keys = [_moved(key, KeyState.REVOKED, now_s) if key.kid == kid else key for key in ring.keys]
-    return _changed(ring, _with_one_active(keys, spare=spare, now_s=now_s))
-
-
-def revoke_before(ring: KeyRing, time_s: int, *, now_s: float) -> KeyRing:
-    """Refuses every guest whose lineage began before `time_s`.
-
-    Raises:
-        IllegalMove: where that is in the future (guests of tomorrow would be refused), or before what already holds.
-    """
-    if time_s > now_s:
-        raise InvalidTransition("The time is in the future.")
-    if time_s < ring.revoked_before_s:
-        raise InvalidTransition(
-            f"Guests from before {ring.revoked_before_s} are revoked already; that cannot be undone."
+    def published(self, *, lead_s: int, now_s: float) -> tuple[Key, ...]:
+        """The keys of the JWKS: what verifies, and what will before it signs. A key passed over leaves after a lead."""
+        return tuple(
+            key
+            for key in self.keys
+            if key.state is not KeyState.REVOKED
+            and not (key.passed_over and key.retired_at_s is not None and key.retired_at_s + lead_s <= now_s)
         )
-    return ring if time_s == ring.revoked_before_s else _changed(ring, ring.keys, revoked_before_s=time_s)
 
 
-def allow_lifetime(ring: KeyRing, max_lifetime_s: int) -> KeyRing:
-    """Lets the keys that sign, or will, sign tokens of up to `max_lifetime_s`; never lowers what was allowed."""
-    keys = tuple(
-        msgspec.structs.replace(key, max_lifetime_s=max(key.max_lifetime_s, max_lifetime_s))
-        if key.state in _SIGNING
-        else key
-        for key in ring.keys
+# --- joining ---
+
+
+def join(mine: KeyRing, theirs: KeyRing) -> KeyRing:
+    """What two rings of one deployment know together; one of the two where that says it all.
+
+    Commutative, associative and idempotent; each member of the result is at least as far as in either ring.
+
+    Raises:
+        KeyringForeign: they are of two deployments.
+    """
+    if mine.ring_id != theirs.ring_id:
+        raise KeyringForeign(f"The keyring is of deployment {theirs.ring_id}, not {mine.ring_id}.")
+    if mine is theirs:
+        return mine
+    records = {record.kid: record for record in mine.records}
+    for record in theirs.records:
+        held = records.get(record.kid)
+        records[record.kid] = record if held is None else _joined(held, record)
+    joined = KeyRing(
+        ring_id=mine.ring_id,
+        revision=max(mine.revision, theirs.revision),
+        records=_in_order(records.values()),
+        revoked_before_s=max(mine.revoked_before_s, theirs.revoked_before_s),
+        derivation_secret=max(mine.derivation_secret, theirs.derivation_secret),
+        jwks_ages=_joined_ages(mine.jwks_ages, theirs.jwks_ages),
+        extra=_joined_unknown(mine.extra, theirs.extra),
     )
-    return ring if keys == ring.keys else _changed(ring, keys)
+    return mine if joined == mine else theirs if joined == theirs else joined
+
+
+def differs(found: KeyRing, joined: KeyRing, *, now_s: float) -> bool:
+    """Whether the place that holds `found` lacks a part of `joined`; rings that differ in dead keys alone are equal."""
+    kept = {record.kid for record in joined.records}
+    ignored = dead(joined, now_s=now_s) | (dead(found, now_s=now_s) - kept)
+    return forget(found, ignored) != forget(joined, ignored)
 
 
 def dead(ring: KeyRing, *, now_s: float) -> frozenset[str]:
-    """The names of the retired keys that no live token can bear. Revoked keys stay on record."""
+    """The names of the retired keys that no live token can bear. Revoked keys are never forgotten."""
     return frozenset(
         key.kid
         for key in ring.keys
@@ -244,212 +218,220 @@ def dead(ring: KeyRing, *, now_s: float) -> frozenset[str]:
     )
 
 
-def drop_dead(ring: KeyRing, kids: Container[str], *, now_s: float) -> KeyRing:
-    """Leaves out those of the named keys that no live token can bear."""
-    dropped = {kid for kid in dead(ring, now_s=now_s) if kid in kids}
-    return _changed(ring, (key for key in ring.keys if key.kid not in dropped)) if dropped else ring
+def forget(ring: KeyRing, kids: Collection[str]) -> KeyRing:
+    """The ring without these keys, which must be dead: a join may bring them back, and they are dead still."""
+    records = tuple(record for record in ring.records if record.kid not in kids)
+    return ring if len(records) == len(ring.records) else msgspec.structs.replace(ring, records=records)
 
 
-def join(
-    mine: KeyRing, theirs: KeyRing, *, spare: Key | None, now_s: float, gone: Container[str] = frozenset()
-) -> KeyRing:
-    """What two rings of one deployment know together: no key is lost, the further state of each holds.
-
-    Answers the newer one as it is where that says it all, else a ring with a revision above both. Where both have an
-    active key, the one activated last signs on; where none is left, the staged one or else `spare`. Both sides come to
-    the same ring, whoever joins first. `gone`: keys that are known to be dead, and need not come back once one side has
-    dropped them; the clock is not asked, as it may be wrong by a decade.
-
-    Raises:
-        KeyringForeign: where they are of two deployments.
-        KeyringDamaged: where one `kid` names two different keys.
-        IllegalMove: where no key is left to sign, and there is no `spare`.
-    """
-    if mine.ring_id != theirs.ring_id:
-        raise KeyringForeign(f"The keyring is of deployment {theirs.ring_id}, not {mine.ring_id}.")
-    newer, older = (mine, theirs) if mine.revision >= theirs.revision else (theirs, mine)
-    held = {key.kid for key in newer.keys}
-    brought = (key for key in older.keys if key.kid in held or key.kid not in gone)
-    keys = _with_one_active(_united((*newer.keys, *brought)), spare=spare, now_s=now_s)
-    revoked_before_s = max(mine.revoked_before_s, theirs.revoked_before_s)
-    says_it_all = (keys, revoked_before_s) == (newer.keys, newer.revoked_before_s)
-    if says_it_all and (newer.revision > older.revision or newer == older):
-        return newer
-    return _changed(newer, keys, revoked_before_s=revoked_before_s)
-
-
-def needs_spare(mine: KeyRing, theirs: KeyRing) -> bool:
-    """Whether two rings together leave no key that signs or will; raises `KeyringDamaged` as `join`."""
-    return all(key.state not in _SIGNING for key in _united((*mine.keys, *theirs.keys)))
-
-
-def loses(ring: KeyRing, held: KeyRing, *, gone: Container[str]) -> bool:
-    """Whether `ring` lacks a key or a revocation of `held`, and so cannot have come of it by any move."""
-    now = {key.kid: key for key in ring.keys}
-    return ring.revoked_before_s < held.revoked_before_s or any(
-        _is_lost(key, now.get(key.kid)) for key in held.keys if key.kid not in gone
+def _joined(one: KeyRecord, other: KeyRecord) -> KeyRecord:
+    if one == other:
+        return one
+    revoked_at_s = _pick(min, one.revoked_at_s, other.revoked_at_s)
+    better = (
+        one if (one.algorithm, one.private) == (other.algorithm, other.private) else max(one, other, key=_sound_first)
     )
-
-
-def _is_lost(key: Key, now: Key | None) -> bool:
-    return (
-        now is None
-        or (key.state is KeyState.REVOKED and now.state is not KeyState.REVOKED)
-        or (now.revoked_before_s or 0) < (key.revoked_before_s or 0)
-    )
-
-
-def import_foreign(ring: KeyRing, theirs: KeyRing, *, spare: Key | None, now_s: float) -> KeyRing:
-    """The ring with the keys of another deployment's as retired: they verify here and do not sign.
-
-    Their revoked keys stay revoked. Their revocation time holds for the guests of their keys alone: one that refused
-    this one's could never be taken back. Taken in again, a ring brings what was revoked or retired there since.
-
-    Raises:
-        KeyringDamaged: where one `kid` names two different keys.
-    """
-    held = {key.kid: key for key in ring.keys}
-    brought = tuple(_brought(key, theirs, held=held.get(key.kid), now_s=now_s) for key in theirs.keys)
-    as_ours = msgspec.structs.replace(ring, revision=ring.revision - 1, keys=brought)
-    return join(ring, as_ours, spare=spare, now_s=now_s)
-
-
-def _brought(key: Key, theirs: KeyRing, *, held: Key | None, now_s: float) -> Key:
-    """A key of another deployment as it is here. Of this one's own, which comes back, a revocation alone counts."""
-    if held is not None and held.revoked_before_s is None:
-        _check_same(held, key)
-        return held if key.state is not KeyState.REVOKED else msgspec.structs.replace(key, revoked_before_s=None)
-    aside = _moved(key, KeyState.RETIRED, now_s) if key.state in _SIGNING else key
-    return msgspec.structs.replace(aside, revoked_before_s=max(theirs.revoked_before_s, key.revoked_before_s or 0))
-
-
-# --- when ---
-
-
-def promotion_due_at_s(ring: KeyRing, policy: KeyPolicy) -> int | None:
-    """From when the staged key may sign; None where none is staged."""
-    return None if ring.staged is None else ring.staged.created_at_s + policy.publication_lead_s
-
-
-def staging_due_at_s(ring: KeyRing, policy: KeyPolicy) -> int | None:
-    """From when a next key is to be staged by itself; None where none is."""
-    if policy.rotate_every_s == 0 or ring.staged is not None or is_full(ring):
-        return None
-    return (ring.active.activated_at_s or 0) + policy.rotate_every_s - policy.publication_lead_s
-
-
-def is_full(ring: KeyRing) -> bool:
-    """Whether no further key is to be published by itself."""
-    return len(ring.published) >= MOST_PUBLISHED_KEYS
-
-
-def least_rotation_s(policy: KeyPolicy) -> int:
-    """The shortest `rotate_every_s` that keeps the JWKS within its limit and leaves each key its publication lead."""
-    retired = MOST_PUBLISHED_KEYS - 3  # beside the active and the next, and one that is about to be dropped
-    return max(policy.publication_lead_s, math.ceil((policy.max_lifetime_s + RETENTION_MARGIN_S) / retired))
-
-
-# --- what others see ---
-
-
-def public_jwk(key: Key) -> dict[str, str]:
-    """The public part of a key (RFC 7517, section 4; RFC 7518, section 6), in one fixed order."""
-    material = {name: str(key.private[name]) for name in MATERIAL[key.algorithm].public}
-    return {"kty": MATERIAL[key.algorithm].kty, "use": "sig", "alg": key.algorithm, "kid": key.kid, **material}
-
-
-def material_of(key: Key) -> dict[str, Any]:
-    """The JWK members of a key; of a revoked one the public members alone."""
-    material = MATERIAL[key.algorithm]
-    names = material.public if key.state is KeyState.REVOKED else material.public + material.private
-    return {"kty": material.kty} | {name: key.private[name] for name in names}
-
-
-SINCE: Final[Mapping[KeyState, str]] = MappingProxyType(
-    {
-        KeyState.NEXT: "created_at",
-        KeyState.ACTIVE: "activated_at",
-        KeyState.RETIRED: "retired_at",
-        KeyState.REVOKED: "revoked_at",
-    }
-)
-
-
-# --- inside the moves ---
-
-
-def _moved(key: Key, state: KeyState, now_s: float) -> Key:
-    """`key` in its new state, since `now_s` rounded down to whole seconds."""
-    if state not in MOVES[key.state]:
-        raise InvalidTransition(f"Key {key.kid} is {key.state.value}; it cannot become {state.value}.")
-    moved = msgspec.structs.replace(key, state=state, **{f"{SINCE[state]}_s": int(now_s)})
-    return msgspec.structs.replace(moved, private=material_of(moved))
-
-
-def _changed(ring: KeyRing, keys: Iterable[Key], *, revoked_before_s: int | None = None) -> KeyRing:
-    """The ring's next revision, its keys in the order of their making."""
-    return msgspec.structs.replace(
-        ring,
-        revision=ring.revision + 1,
-        keys=in_order(keys),
-        revoked_before_s=ring.revoked_before_s if revoked_before_s is None else revoked_before_s,
-    )
-
-
-def in_order(keys: Iterable[Key]) -> tuple[Key, ...]:
-    """The keys in the order of their making."""
-    return tuple(sorted(keys, key=lambda key: (key.created_at_s, key.kid)))
-
-
-def _united(keys: Iterable[Key]) -> list[Key]:
-    """One key for each `kid`."""
-    by_kid = groupby(sorted(keys, key=lambda key: key.kid), key=lambda key: key.kid)
-    united = []
-    for _, (one, *others) in by_kid:
-        united.append(_merged(one, others[0]) if others else one)
-    return united
-
-
-def _merged(one: Key, other: Key) -> Key:
-    """What two records of one key say together: the further state, each step at its earliest, retired at the latest."""
-    _check_same(one, other)
-    further = max(one, other, key=lambda key: _RANK[key.state])
-    return msgspec.structs.replace(
-        further,
+    private = better.private if revoked_at_s is None else without_private(better.private)
+    return KeyRecord(
+        kid=one.kid,
+        algorithm=better.algorithm,
+        private=private,
         max_lifetime_s=max(one.max_lifetime_s, other.max_lifetime_s),
         created_at_s=min(one.created_at_s, other.created_at_s),
-        activated_at_s=min(_given(one.activated_at_s, other.activated_at_s), default=None),
-        retired_at_s=max(_given(one.retired_at_s, other.retired_at_s), default=None),
-        revoked_at_s=min(_given(one.revoked_at_s, other.revoked_at_s), default=None),
-        revoked_before_s=max(_given(one.revoked_before_s, other.revoked_before_s), default=None),
+        activated_at_s=_pick(min, one.activated_at_s, other.activated_at_s),
+        retired_at_s=_pick(max, one.retired_at_s, other.retired_at_s),
+        revoked_at_s=revoked_at_s,
+        revoked_before_s=_pick(max, one.revoked_before_s, other.revoked_before_s),
+        extra=_joined_unknown(one.extra, other.extra),
     )
 
 
-def _check_same(one: Key, other: Key) -> None:
-    if public_jwk(one) != public_jwk(other):
-        raise KeyringDamaged(f"Two different keys are named {one.kid}.")
+def _sound_first(record: KeyRecord) -> tuple[bool, str, str, int, str]:
+    """The order in which one of two records' numbers is taken: those that make a key, then any fixed order."""
+    sound, public = soundness(record.algorithm, record.private), without_private(record.private)
+    return sound > 0, record.algorithm, _canonical(public), sound, _canonical(record.private)
 
 
-_RANK: Final = MappingProxyType({state: rank for rank, state in enumerate(KeyState)})
+def _pick(choose: Callable[[Iterable[int]], int], *times_s: int | None) -> int | None:
+    known = [time_s for time_s in times_s if time_s is not None]
+    return choose(known) if known else None
 
 
-def _given(*times_s: int | None) -> list[int]:
-    return [time_s for time_s in times_s if time_s is not None]
+def _joined_ages(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+    return {age_s: max(one.get(age_s, 0), other.get(age_s, 0)) for age_s in sorted(one.keys() | other.keys())}
 
 
-def _with_one_active(keys: list[Key], *, spare: Key | None, now_s: float) -> tuple[Key, ...]:
-    """Of several active or next keys the latest stays; where none is active, the next or else `spare` becomes it."""
-    active, staged = _latest(keys, KeyState.ACTIVE), _latest(keys, KeyState.NEXT)
-    aside = [key for key in keys if key.state in _SIGNING and key not in (active, staged)]
-    kept = {key.kid: key for key in keys} | {key.kid: _moved(key, KeyState.RETIRED, now_s) for key in aside}
-    if active is None:
-        successor = staged or spare
-        if successor is None:
-            raise InvalidTransition("No key is left to sign.")
-        kept[successor.kid] = _moved(successor, KeyState.ACTIVE, now_s)
-    return in_order(kept.values())
+def _joined_unknown(one: Any, other: Any) -> Any:
+    """Objects member by member, else the greater canonical JSON; any object is greater than what is none."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {
+            name: _joined_unknown(one[name], other[name])
+            if name in one and name in other
+            else one.get(name, other.get(name))
+            for name in sorted(one.keys() | other.keys())
+        }
+    return max(one, other, key=_canonical)
 
 
-def _latest(keys: Iterable[Key], state: KeyState) -> Key | None:
-    of_state = (key for key in keys if key.state is state)
-    return max(of_state, key=lambda key: (key.activated_at_s or 0, key.created_at_s, key.kid), default=None)
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+# --- the moves ---
+
+
+def new_key(private: dict[str, Any], *, kid: str, algorithm: Algorithm, max_lifetime_s: int, now_s: float) -> KeyRecord:
+    """A key that was just made, not yet in any ring.
+
+    Its time is rounded up, so that a lead counted from it is never too short.
+    """
+    return KeyRecord(
+        kid=kid,
+        algorithm=algorithm,
+        private={name: value for name, value in private.items() if name in MEMBERS},
+        max_lifetime_s=max_lifetime_s,
+        created_at_s=math.ceil(now_s),
+    )
+
+
+def create(key: KeyRecord, *, ring_id: str, derivation_secret: bytes) -> KeyRing:
+    """A deployment's first ring. Nobody can have cached a JWKS without `key`, so it signs at once."""
+    return KeyRing(
+        ring_id=ring_id,
+        revision=1,
+        records=(msgspec.structs.replace(key, activated_at_s=key.created_at_s),),
+        revoked_before_s=0,
+        derivation_secret=derivation_secret,
+    )
+
+
+def stage(ring: KeyRing, key: KeyRecord) -> KeyRing:
+    """Publishes `key` as the next to sign, created no earlier than the latest activation.
+
+    Raises:
+        InvalidTransition: one is staged already.
+    """
+    if ring.staged is not None:
+        raise InvalidTransition(f"Key {ring.staged.kid} is staged already.")
+    created_at_s = max(key.created_at_s, _latest_activation_s(ring.records))
+    return _changed(ring, [*ring.records, msgspec.structs.replace(key, created_at_s=created_at_s)])
+
+
+def promote(ring: KeyRing, *, now_s: float) -> KeyRing:
+    """The staged key becomes active, later than any other was; the one before is retired by that.
+
+    Raises:
+        InvalidTransition: none is staged.
+    """
+    staged = ring.staged
+    if staged is None:
+        raise InvalidTransition("No key is staged.")
+    activated_at_s = max(int(now_s), staged.created_at_s, _latest_activation_s(ring.records) + 1)
+    return _with(ring, staged.kid, activated_at_s=activated_at_s)
+
+
+def revoke(ring: KeyRing, kid: str, *, now_s: float) -> KeyRing:
+    """Refuses every token of one key and forgets its private part. Of the active one, no key signs until a promotion.
+
+    Raises:
+        InvalidTransition: there is no such key, or it is revoked already.
+    """
+    key = next((key for key in ring.keys if key.kid == kid), None)
+    if key is None:
+        raise InvalidTransition(f"There is no key {kid}.")
+    if key.state is KeyState.REVOKED:
+        raise InvalidTransition(f"Key {kid} is revoked already.")
+    revoked_at_s = max(int(now_s), key.activated_at_s or key.created_at_s)
+    return _with(ring, kid, revoked_at_s=revoked_at_s, private=without_private(key.private))
+
+
+def revoke_before(ring: KeyRing, time_s: int, *, now_s: float) -> KeyRing:
+    """Refuses every guest whose lineage began before `time_s`.
+
+    Raises:
+        InvalidTransition: that is in the future (guests of tomorrow would be refused), or before what already holds.
+    """
+    if time_s > now_s:
+        raise InvalidTransition("The time is in the future.")
+    if time_s < ring.revoked_before_s:
+        raise InvalidTransition(
+            f"Guests from before {ring.revoked_before_s} are revoked already; that cannot be undone."
+        )
+    return ring if time_s == ring.revoked_before_s else _changed(ring, ring.records, revoked_before_s=time_s)
+
+
+def allow_lifetime(ring: KeyRing, max_lifetime_s: int) -> KeyRing:
+    """Lets the keys that sign, or will, sign tokens of up to `max_lifetime_s`; never lowers what was allowed."""
+    lower = [key.kid for key in (ring.active, ring.staged) if key is not None and key.max_lifetime_s < max_lifetime_s]
+    for kid in lower:
+        ring = _with(ring, kid, max_lifetime_s=max_lifetime_s)
+    return ring
+
+
+def import_foreign(ring: KeyRing, theirs: KeyRing, *, now_s: float) -> KeyRing:
+    """The ring with the keys of another deployment's as retired: they verify here and never sign.
+
+    Their revoked keys stay revoked. Their revocation time holds for the guests of their keys alone: one that refused
+    this one's could never be taken back. Imported again, a ring brings what was revoked or retired there since. Of this
+    deployment's own keys that come back a revocation alone counts.
+    """
+    own = {record.kid: record for record in ring.records if record.retired_at_s is None}
+    brought = []
+    for key in theirs.keys:
+        held = own.get(key.kid)
+        if held is not None:
+            if key.revoked_at_s is not None:
+                brought.append(_joined(held, msgspec.structs.replace(held, revoked_at_s=key.revoked_at_s)))
+            continue
+        known = [time_s for time_s in (key.created_at_s, key.activated_at_s, key.revoked_at_s) if time_s is not None]
+        times = {
+            "retired_at_s": key.retired_at_s or max(int(now_s), *known),
+            "revoked_before_s": max(theirs.revoked_before_s, key.revoked_before_s or 0),
+        }
+        record = {name: getattr(key, name) for name in KeyRecord.__struct_fields__}
+        brought.append(KeyRecord(**record | times))
+    joined = join(ring, msgspec.structs.replace(ring, records=_in_order(brought)))
+    return ring if joined == ring else _changed(joined, joined.records)
+
+
+def refuse_other_keys(ring: KeyRing, theirs: KeyRing) -> None:
+    """Raises `KeyringDamaged` where one name stands for two different keys, both of them whole."""
+    held = {record.kid: record for record in ring.records}
+    for other in theirs.records:
+        one = held.get(other.kid)
+        if one is None or without_private(one.private) == without_private(other.private):
+            continue
+        if soundness(one.algorithm, one.private) and soundness(other.algorithm, other.private):
+            raise KeyringDamaged(f"Two different keys are named {one.kid}.")
+
+
+def _with(ring: KeyRing, kid: str, **members: Any) -> KeyRing:
+    changed = (msgspec.structs.replace(each, **members) if each.kid == kid else each for each in ring.records)
+    return _changed(ring, changed)
+
+
+def _changed(ring: KeyRing, records: Iterable[KeyRecord], **members: Any) -> KeyRing:
+    """The ring's next revision."""
+    return msgspec.structs.replace(ring, revision=ring.revision + 1, records=_in_order(records), **members)
+
+
+def _in_order(records: Iterable[KeyRecord]) -> tuple[KeyRecord, ...]:
+    return tuple(sorted(records, key=lambda record: (record.created_at_s, record.kid)))
+
+
+def _activated(records: Iterable[KeyRecord]) -> list[KeyRecord]:
+    """The deployment's own keys that ever signed, revoked ones included, in the order of their activation."""
+    own = (record for record in records if record.activated_at_s is not None and record.retired_at_s is None)
+    return sorted(own, key=lambda record: (record.activated_at_s or 0, record.kid))
+
+
+def _latest_activation_s(records: Iterable[KeyRecord]) -> int:
+    own = _activated(records)
+    return -1 if not own else own[-1].activated_at_s or 0
+
+
+def public_jwk(key: KeyRecord) -> dict[str, str]:
+    """The public part of a key (RFC 7517, section 4; RFC 7518, section 6), in one fixed order."""
+    material = MATERIAL[key.algorithm]
+    members = {name: str(key.private.get(name, "")) for name in material.public}
+    return {"kty": material.kty, "use": "sig", "alg": key.algorithm, "kid": key.kid, **members}

@@ -212,6 +212,7 @@ class RedisStore:
         self._connect = connect
         self._client: Any = None
         self._last: tuple[bytes, KeyRing] | None = None
+        self._was_current = False
 
     async def get(self) -> KeyRing | None:
         """The ring, None where there is none.
@@ -225,17 +226,26 @@ class RedisStore:
             return None
         if self._last is None or self._last[0] != sealed:
             self._last = (sealed, encoding.from_jwk_set(self._sealer.open(sealed)))
+            self._was_current |= self.sealed_with == "first"
         return self._last[1]
 
     async def put(self, ring: KeyRing) -> None:
         """Stores the ring, sealed with the first secret; raises `CacheUnavailable`."""
         sealed = self._sealer.seal(encoding.to_jwk_set(ring))
         await self.put_sealed(sealed)
-        self._last = (sealed, ring)
+        self._last, self._was_current = (sealed, ring), True
 
-    def is_current(self) -> bool:
-        """Whether the ring last got or put is sealed with the first secret."""
-        return self._last is not None and self._sealer.is_current(self._last[0])
+    @property
+    def sealed_with(self) -> Literal["first", "other"] | None:
+        """Which of the secrets seals the ring last got or put; None where there was none."""
+        if self._last is None:
+            return None
+        return "first" if self._sealer.is_current(self._last[0]) else "other"
+
+    @property
+    def needs_sealing(self) -> bool:
+        """Whether the copy is under a secret that is not the first, and never was since the start; see `FileStore`."""
+        return not self._was_current
 
     async def get_sealed(self) -> bytes | None:
         """The bytes, at most `MAX_VALUE_BYTES` of them; None where there are none."""
@@ -278,6 +288,7 @@ class RedisStore:
         for client in (self._client, *sentinels):
             with contextlib.suppress(CacheUnavailable):
                 await self._call(lambda _, client=client: client.aclose())  # type: ignore[misc]
+        self._client = None
 
     async def _call(self, command: Callable[[Any], Awaitable[T]]) -> T:
         """The reply, or `CacheUnavailable` within the timeout.

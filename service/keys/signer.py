@@ -19,17 +19,15 @@ from jose import backends
 from jose.backends import cryptography_backend
 from jose.exceptions import JWKError
 
-from service.errors import InvalidToken, KeyringDamaged
-from service.keys.keyring import Algorithm, Key, KeyRing, KeyState, public_jwk
+from service.errors import InvalidToken, KeyringDamaged, NotReady
+from service.keys.keyring import Key, KeyRecord, KeyRing, KeyState, public_jwk
+from service.keys.material import Algorithm, fault
 
 MAX_TOKEN_BYTES: Final = 16_384
 """Four browser cookies' worth; nothing longer is looked at, so that its length costs an attacker's time, not ours."""
 
 TokenType = Literal["guest+jwt", "at+jwt"]
 """The `typ` of a header: this project's own, and that of an access token (RFC 9068, section 2.1)."""
-
-RSA_BITS: Final = 3_072
-"""128 bits of strength: a token lives ten years, past the end of 2048 bits (NIST SP 800-57 part 1, table 4: 2030)."""
 
 
 class _JoseKey(Protocol):
@@ -47,19 +45,29 @@ class Signer:
     Loads the private part of the active key alone: checking an RSA key's numbers takes 0.1 s, and a ring of forty would
     hold up every change of the keys, a revocation included, by seconds. A public part takes 0.05 ms.
 
-    Raises `KeyringDamaged` where the numbers of a key do not make one.
+    `kid` names the key that signs, "" where none does. `faults` has what is wrong with keys whose numbers make none, by
+    kid: they neither sign nor verify.
     """
 
     def __init__(self, ring: KeyRing) -> None:
         require_cryptography_backend()
-        self._table = {encoded_header(key).encode(): (key, _load(key, public_jwk(key))) for key in ring.keys}
-        active = next((key for key in ring.keys if key.state is KeyState.ACTIVE), None)
-        self._private = None if active is None else _load(active, active.private)
-        self._prefix = b"" if active is None else encoded_header(active).encode() + b"."
-        self._access_prefix = b"" if active is None else encoded_header(active, typ="at+jwt").encode() + b"."
+        self.kid = ""
+        self.faults: dict[str, str] = {}
+        self._table: dict[bytes, tuple[Key, _JoseKey]] = {}
+        self._private: _JoseKey | None = None
+        self._prefix = self._access_prefix = b""
+        for key in ring.keys:
+            try:
+                header = encoded_header(key).encode()
+                self._table[header] = (key, _load(key, private=False))
+                if key.state is KeyState.ACTIVE:
+                    self._private, self.kid = _load(key, private=True), key.kid
+                    self._prefix, self._access_prefix = header + b".", encoded_header(key, typ="at+jwt").encode() + b"."
+            except KeyringDamaged as error:
+                self.faults[key.kid] = error.detail
 
     def sign(self, claims: bytes) -> str:
-        """The claims' JSON as a guest token under the active key."""
+        """The claims' JSON as a guest token under the active key; raises `NotReady` where none is active."""
         return self._signed(self._prefix, claims)
 
     def sign_access_token(self, claims: bytes) -> str:
@@ -71,7 +79,7 @@ class Signer:
 
     def _signed(self, prefix: bytes, claims: bytes) -> str:
         if self._private is None:
-            raise ValueError("a ring without an active key signs nothing")
+            raise NotReady("No key signs at the moment.")
         signing_input = prefix + _encode(claims)
         return (signing_input + b"." + _encode(self._private.sign(signing_input))).decode("ascii")
 
@@ -93,22 +101,25 @@ class Signer:
         return key, claims
 
 
-def make_key(algorithm: Algorithm) -> dict[str, Any]:
-    """A fresh private JWK (RFC 7518, section 6), coordinates padded to their full length, without `kid`."""
+def make_key(algorithm: Algorithm, *, rsa_bits: int = 3_072) -> dict[str, Any]:
+    """A fresh private JWK (RFC 7518, section 6), coordinates padded to their full length, without `kid`.
+
+    3072 bits have 128 bits of strength: a token lives ten years, past the end of 2048 (NIST SP 800-57 part 1, table 4).
+    """
     private: Any
     if algorithm == "ES256":
         private = ec.generate_private_key(ec.SECP256R1())
     else:
-        private = rsa.generate_private_key(public_exponent=65_537, key_size=RSA_BITS)
+        private = rsa.generate_private_key(public_exponent=65_537, key_size=rsa_bits)
     return dict(_key_class(algorithm)(private, algorithm).to_dict())
 
 
-def public_pem(key: Key) -> str:
+def public_pem(key: KeyRecord) -> str:
     """The public part of a key as a `PUBLIC KEY` block (RFC 7468, section 13), for verifiers that take no JWKS."""
-    return _load(key, public_jwk(key)).to_pem().decode("ascii")
+    return _load(key, private=False).to_pem().decode("ascii")
 
 
-def encoded_header(key: Key, *, typ: TokenType = "guest+jwt") -> str:
+def encoded_header(key: KeyRecord, *, typ: TokenType = "guest+jwt") -> str:
     """The first segment of every token of type `typ` under `key`: these members, this order, no white space."""
     return _encode(f'{{"alg":"{key.algorithm}","kid":"{key.kid}","typ":"{typ}"}}'.encode("ascii")).decode("ascii")
 
@@ -159,12 +170,16 @@ _COORDINATE_BYTES: Final = 32
 _ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
 
 
-def _key_class(algorithm: Algorithm) -> Any:
+def _key_class(algorithm: str) -> Any:
     return _ES256Key if algorithm == "ES256" else backends.RSAKey
 
 
-def _load(key: Key, jwk: dict[str, Any]) -> _JoseKey:
+def _load(key: KeyRecord, *, private: bool) -> _JoseKey:
+    reason = fault(key.algorithm, key.private, private=private)
+    if reason is not None:
+        raise KeyringDamaged(f"Key {key.kid} is damaged: {reason}.")
     try:
+        jwk = key.private if private else public_jwk(key)
         loaded: _JoseKey = _key_class(key.algorithm)(jwk, key.algorithm)
     except (JWKError, ValueError) as error:
         raise KeyringDamaged(f"Key {key.kid} is damaged: its numbers make no {key.algorithm} key.") from error

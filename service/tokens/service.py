@@ -20,8 +20,8 @@ import msgspec
 
 from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, ReservedClaim, TokenTooLarge
 from service.keys import Clock, RandomBytes
+from service.keys.held import KeySource, LoadedRing
 from service.keys.keyring import Key, KeyState
-from service.keys.manager import KeySource, LoadedRing
 from service.strict_json import MAX_DEPTH, depth, equal, pointer
 from service.tokens import claims
 from service.tokens.cache import CachedClaims, TokenCache
@@ -250,7 +250,7 @@ class TokenService:
         await asyncio.sleep(0)
         if len(raw_token) > self._policy.max_token_bytes:
             raise TokenTooLarge(size_bytes=len(raw_token), limit_bytes=self._policy.max_token_bytes)
-        return SignedToken(raw_token=raw_token, claims=made, key_id=keys.ring.active.kid)
+        return SignedToken(raw_token=raw_token, claims=made, key_id=keys.signer.kid)
 
     def _subject(self, keys: LoadedRing, idempotency_key: str | None) -> str:
         if idempotency_key is None:

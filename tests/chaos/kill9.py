@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from service.app import make_key_operations, make_keys
+from service.app import make_keys
 from service.config import Settings
+from service.keys.admin import KeyAdmin
 from service.keys.encoding import from_jwk_set
-from service.keys.file_store import FILE_NAME, NEW_NAME
+from service.keys.file_store import FILE_NAME, NEW_NAME, FileStore
+from service.keys.generator import KeyGenerator
 from service.keys.keyring import KeyRing, KeyState
 from service.keys.signer import Signer
 
@@ -104,9 +106,17 @@ def first_start(folder: Path) -> Callable[[Callable[[str], None]], None]:
 
 def rotating(folder: Path) -> Callable[[Callable[[str], None]], None]:
     async def rotate(say: Callable[[str], None]) -> None:
-        operations = make_key_operations(settings_for(folder))
+        policy = settings_for(folder).keys
+        admin = KeyAdmin(
+            generator=KeyGenerator(policy, clock=time.time, random_bytes=os.urandom),
+            file=FileStore(folder),
+            copy=None,
+            sealer=None,
+            clock=time.time,
+            pause=lambda _seconds: asyncio.sleep(0),  # nobody else has to follow
+        )
         while True:
-            done = await (operations.rotate_now(follow_s=0) if random.random() < 0.7 else operations.rotate())
+            done = await (admin.rotate_now() if random.random() < 0.7 else admin.rotate())
             say(f"token {Signer(done.ring).sign(b'{}')}")
 
     return lambda say: asyncio.run(rotate(say))

@@ -103,7 +103,11 @@ def test_revoking_the_key_that_signs_lets_another_sign(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("written", "time_s"),
-    [("2020-01-31", 1_580_428_800), ("2020-01-31T12:00:00+02:00", 1_580_464_800), ("1580428800", 1_580_428_800)],
+    [
+        ("2020-01-31T00:00:00Z", 1_580_428_800),
+        ("2020-01-31T12:00:00+02:00", 1_580_464_800),
+        ("1580428800", 1_580_428_800),
+    ],
 )
 def test_guests_from_before_a_time_are_revoked(run: Run, written: str, time_s: int) -> None:
     run("init")
@@ -111,11 +115,14 @@ def test_guests_from_before_a_time_are_revoked(run: Run, written: str, time_s: i
     assert answer(run("revoke", "--before", written, "--json"))["revoked_before"] == time_s
     assert "are revoked." in run("list").stdout
     assert run("revoke", "--before", str(time_s - 1)).exit_code == 1
-    assert "in the future" in run("revoke", "--before", "2999-01-01").stderr
+    assert "in the future" in run("revoke", "--before", "2999-01-01T00:00:00Z").stderr
     assert answer(run("revoke", "--before", "now", "--json"))["revoked_before"] > time_s
 
 
-@pytest.mark.parametrize("arguments", [(), ("kid", "--before", "now"), ("--before", "some day")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("kid", "--before", "now"), ("--before", "some day"), ("--before", "20260131"), ("--before", "2020-01-31")],
+)
 def test_what_is_to_be_revoked_must_be_clear(run: Run, arguments: tuple[str, ...]) -> None:
     assert run("revoke", *arguments).exit_code == 2
 
@@ -243,14 +250,18 @@ def test_a_follower_looks_but_never_writes(run: Run, redis: Server) -> None:
     assert (refused.exit_code, "A follower" in refused.stderr) == (1, True)
 
 
-def test_init_forces_a_new_keyring_whatever_redis_holds(run: Run, redis: Server, folder: Path) -> None:
+def test_init_replaces_another_keyring_in_redis_when_asked(run: Run, redis: Server, folder: Path) -> None:
     secret = make_secret()
     shared = {"GUEST_REDIS_URL": f"unix://{redis.socket}", "GUEST_KEYS_SECRET": secret}
     with redis.client() as client:
         client.flushall()
     run("init", **shared)
     (folder / "keyring.json").unlink()
-    forced = answer(run("init", "--json", **shared))
+    left = answer(run("init", "--json", **shared))
+    assert left["redis"] == "keyring_foreign"
+    assert "A running keeper" not in left["problem"]
+    forced = answer(run("init", "--replace", "--json", **shared))
+    assert forced["ring"] == left["ring"]
 
     with redis.client() as client:
         sealed = client.get("guest-sessions:keyring")
@@ -284,8 +295,70 @@ def test_a_date_past_the_calendars_end_is_shown_as_its_number(run: Run, tmp_path
     run("rotate", "--now", **elsewhere)
     exported = json.loads(run("export", **elsewhere).stdout)
     for key in exported["keys"]:
-        if key["state"] == "retired":
+        if key["activated_at"] == min(each["activated_at"] for each in exported["keys"]):
             key["retired_at"] = 9_007_199_254_740_991
     run("import", "--foreign", "-", stdin=json.dumps(exported).encode())
 
     assert "9007199254740991" in run("list").stdout
+
+
+def test_the_list_says_what_seals_the_file(run: Run) -> None:
+    first, other = make_secret(), make_secret()
+    run("init")
+    assert run("list").stdout.splitlines()[0].partition(", revision")[2].startswith(" 1, the file is in the clear")
+
+    run("rotate", GUEST_KEYS_SECRET=first)
+    listed = answer(run("list", "--json", GUEST_KEYS_SECRET=f"{other},{first}"))
+    assert (listed["file_sealed_with"], listed["redis_sealed_with"], listed["notes"]) == ("other", None, [])
+
+
+def test_the_list_names_damaged_keys_and_future_times(run: Run, folder: Path) -> None:
+    run("init")
+    run("rotate", "--now")
+    document = json.loads((folder / "keyring.json").read_bytes())
+    document["keys"][0]["x"] = "AAAA"
+    document["keys"][1]["activated_at"] = 4_070_908_800
+    (folder / "keyring.json").write_text(json.dumps(document))
+
+    notes = answer(run("list", "--json"))["notes"]
+
+    assert f"Key {document['keys'][0]['kid']} is damaged" in notes[0]
+    assert notes[1] == f"Times in the future, from a clock that is or was wrong: {document['keys'][1]['kid']}."
+
+
+def test_an_export_for_0_1_0_has_its_form(run: Run) -> None:
+    run("init")
+    document = answer(run("export", "--for", "0.1.0"))
+
+    assert "version" not in document
+    assert [key["state"] for key in document["keys"]] == ["active"]
+    assert run("export", "--for", "0.2.0").exit_code == 2
+    assert run("export", "--public", "--for", "0.1.0").exit_code == 2
+
+
+def test_drop_says_what_it_forgot(run: Run, folder: Path) -> None:
+    run("init")
+    run("rotate", "--now")
+    assert run("drop").stdout == "0 keys dropped.\n"
+    document = json.loads((folder / "keyring.json").read_bytes())
+    first = min(document["keys"], key=lambda key: key["activated_at"])
+    for key in document["keys"]:
+        key |= {"created_at": 1, "activated_at": key["activated_at"] - 10**9, "max_lifetime": 1}
+    (folder / "keyring.json").write_text(json.dumps(document))
+
+    assert run("drop").stdout == f"1 key dropped: {first['kid']}.\n"
+    assert states(run) == ["active"]
+
+
+def test_without_redis_nothing_is_said_of_it(run: Run) -> None:
+    run("init")
+
+    assert "Redis" not in run("rotate").output
+
+
+def test_a_new_key_follows_the_active_ones_algorithm(run: Run) -> None:
+    run("init", GUEST_ALGORITHM="RS256", GUEST_RSA_BITS="2048")
+    run("rotate")
+
+    keys = answer(run("list", "--json"))["keys"]
+    assert [key["alg"] for key in keys] == ["RS256", "RS256"]

@@ -9,9 +9,10 @@ import pytest
 from jose.backends import RSAKey
 from jose.backends.ecdsa_backend import ECDSAECKey
 
-from service.errors import InvalidToken, KeyringDamaged
+from service.errors import InvalidToken, NotReady
 from service.keys import keyring, signer
-from service.keys.keyring import Algorithm, KeyRing, KeyState
+from service.keys.keyring import Key, KeyRing
+from service.keys.material import Algorithm
 from service.keys.signer import Signer, encoded_header, inspect, make_key
 from tests.security.forge import forge, segment
 
@@ -20,7 +21,12 @@ NOW_S = 1_800_000_000
 
 def ring_of(private: dict[str, Any], *, kid: str = "k1", algorithm: Algorithm = "ES256") -> KeyRing:
     key = keyring.new_key(private, kid=kid, algorithm=algorithm, max_lifetime_s=600, now_s=NOW_S)
-    return keyring.found(key, ring_id="test-ring", derivation_secret=b"s" * 32, now_s=NOW_S)
+    return keyring.create(key, ring_id="test-ring", derivation_secret=b"s" * 32)
+
+
+def active_of(ring: KeyRing) -> Key:
+    assert ring.active is not None
+    return ring.active
 
 
 def refusal(codec: Signer, token: str) -> str | None:
@@ -39,14 +45,14 @@ def test_what_it_signs_it_verifies_and_so_does_an_off_the_shelf_library(algorith
     token = Signer(ring).sign(claims)
     key, body = Signer(ring).verify(token)
 
-    public = jwt.PyJWK(keyring.public_jwk(ring.active))
-    assert (key, body) == (ring.active, claims)
+    public = jwt.PyJWK(keyring.public_jwk(active_of(ring)))
+    assert (key, body) == (active_of(ring), claims)
     assert jwt.decode(token, public, algorithms=[algorithm]) == msgspec.json.decode(claims)
     assert jwt.get_unverified_header(token) == {"alg": algorithm, "kid": "k1", "typ": "guest+jwt"}
 
 
 def test_the_header_has_exactly_these_members_in_this_order() -> None:
-    assert encoded_header(ring_of(make_key("ES256")).active) == segment(
+    assert encoded_header(active_of(ring_of(make_key("ES256")))) == segment(
         {"alg": "ES256", "kid": "k1", "typ": "guest+jwt"}
     )
 
@@ -57,7 +63,7 @@ def test_an_access_token_is_good_for_other_libraries_and_a_guest_token_nowhere(a
 
     token = Signer(ring).sign_access_token(b'{"sub":"G-1"}')
 
-    public = jwt.PyJWK(keyring.public_jwk(ring.active))
+    public = jwt.PyJWK(keyring.public_jwk(active_of(ring)))
     assert jwt.decode(token, public, algorithms=[algorithm]) == {"sub": "G-1"}
     assert jwt.get_unverified_header(token) == {"alg": algorithm, "kid": "k1", "typ": "at+jwt"}
     assert refusal(Signer(ring), token) == "unknown_key"
@@ -80,41 +86,66 @@ def test_a_revoked_key_is_told_before_the_signature_is_looked_at() -> None:
 
 def test_a_ring_without_an_active_key_verifies_and_signs_nothing() -> None:
     made = forge()
-    retired = tuple(key for key in made.ring.keys if key.kid == made.retired.kid)
-    codec = Signer(msgspec.structs.replace(made.ring, keys=retired))
+    signer = Signer(keyring.revoke(made.ring, made.active.kid, now_s=NOW_S))
 
-    assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
-    with pytest.raises(ValueError, match="without an active key"):
-        codec.sign(b"{}")
-    with pytest.raises(ValueError, match="without an active key"):
-        codec.sign_access_token(b"{}")
+    assert signer.kid == ""
+    assert signer.verify(made.token(key=made.retired))[0].kid == "retired-rs"
+    for sign in (signer.sign, signer.sign_access_token):
+        with pytest.raises(NotReady, match="No key signs") as caught:
+            sign(b"{}")
+        assert caught.value.code == "not_ready"
 
 
-@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
-def test_the_private_part_of_the_active_key_alone_is_loaded(algorithm: Algorithm) -> None:
-    made = forge()
-    ring = made.ring
-    broken = tuple(
-        key if key.kid == made.active.kid else msgspec.structs.replace(key, private={**key.private, "d": "AQ"})
-        for key in ring.keys
+def changed(ring: KeyRing, kid: str, **members: str) -> KeyRing:
+    """The ring with other numbers in one key."""
+    records = (
+        msgspec.structs.replace(each, private=each.private | members) if each.kid == kid else each
+        for each in ring.records
     )
-    codec = Signer(msgspec.structs.replace(ring, keys=broken))
+    return msgspec.structs.replace(ring, records=tuple(records))
 
-    assert codec.verify(codec.sign(b"{}"))[0].kid == made.active.kid
-    assert codec.verify(made.token(key=made.retired))[0].kid == "retired-rs"
-    damaged = ring_of({**make_key(algorithm), "d": "AQ"}, algorithm=algorithm)
-    with pytest.raises(KeyringDamaged, match=f"its numbers make no {algorithm} key"):
-        Signer(damaged)
+
+def test_the_private_part_of_the_active_key_alone_is_loaded() -> None:
+    made = forge()
+    signer = Signer(changed(made.ring, made.retired.kid, d="AQ"))
+
+    assert signer.verify(signer.sign(b"{}"))[0].kid == made.active.kid
+    assert signer.verify(made.token(key=made.retired))[0].kid == "retired-rs"
+    assert signer.faults == {}
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
-def test_a_key_that_does_not_sign_is_loaded_without_its_private_part(algorithm: Algorithm) -> None:
+def test_damaged_private_numbers_verify_and_do_not_sign(algorithm: Algorithm) -> None:
     ring = ring_of(make_key(algorithm), algorithm=algorithm)
-    public = msgspec.structs.replace(ring.active, state=KeyState.RETIRED, private=dict(keyring.public_jwk(ring.active)))
+    token = Signer(ring).sign(b"{}")
 
-    codec = Signer(msgspec.structs.replace(ring, keys=(public,)))
+    signer = Signer(changed(ring, "k1", d="AQ"))
 
-    assert codec.verify(Signer(ring).sign(b"{}"))[0] == public
+    assert signer.faults == {"k1": f"Key k1 is damaged: its numbers make no {algorithm} key."}
+    assert signer.verify(token)[0].kid == "k1"
+    with pytest.raises(NotReady):
+        signer.sign(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"x": "A" * 43}, "its numbers make no ES256 key"),
+        ({"x": "AAAA"}, "not on the curve P-256"),
+        ({"kty": "RSA"}, "no whole ES256 key"),
+        ({"y": "!"}, "no whole ES256 key"),
+    ],
+    ids=["off the curve", "too short", "another type", "no base64url"],
+)
+def test_a_damaged_key_leaves_the_others_to_verify(members: dict[str, str], reason: str) -> None:
+    made = forge()
+    token = made.token(key=made.active)
+
+    signer = Signer(changed(made.ring, made.active.kid, **members))
+
+    assert signer.verify(made.token(key=made.retired))[0].kid == "retired-rs"
+    assert refusal(signer, token) == "unknown_key"
+    assert reason in signer.faults[made.active.kid]
 
 
 def test_the_size_limit_holds_to_the_byte_and_counts_bytes_not_characters() -> None:
@@ -163,10 +194,11 @@ def test_making_a_key_pads_the_coordinates_and_names_no_kid() -> None:
     assert len({key["d"] for key in made}) == 300
 
 
-def test_an_rsa_key_has_3072_bits_and_the_usual_exponent() -> None:
-    made = make_key("RS256")
+@pytest.mark.parametrize(("options", "bits"), [({}, 3_072), ({"rsa_bits": 2_048}, 2_048)], ids=["default", "2048"])
+def test_an_rsa_key_has_its_bits_and_the_usual_exponent(options: dict[str, int], bits: int) -> None:
+    made = make_key("RS256", **options)
 
-    assert int.from_bytes(base64.urlsafe_b64decode(made["n"])).bit_length() == 3072
+    assert int.from_bytes(base64.urlsafe_b64decode(made["n"] + "==")).bit_length() == bits
     assert made["e"] == "AQAB"
     assert {"n", "e", "d", "p", "q", "dp", "dq", "qi"} <= set(made)
 

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from service.keys import keyring
-from service.keys.keyring import Algorithm, KeyRing
+from service.keys.keyring import KeyRing
+from service.keys.material import Algorithm
 
 NOW_S = 1_800_000_000
 ISSUER = "http://127.0.0.1:8080"
@@ -90,11 +91,10 @@ class Forge:
         self.retired = RsaKey("retired-rs")
         self.revoked = EcKey("revoked-es")
         self.stranger = EcKey("stranger-es")
-        spare = _new(self.active)
-        ring = keyring.found(_new(self.revoked), ring_id="test-ring", derivation_secret=b"s" * 32, now_s=NOW_S)
+        ring = keyring.create(_new(self.revoked), ring_id="test-ring", derivation_secret=b"s" * 32)
         ring = keyring.promote(keyring.stage(ring, _new(self.retired)), now_s=NOW_S)
-        ring = keyring.promote(keyring.stage(ring, spare), now_s=NOW_S)
-        self.ring: KeyRing = keyring.revoke(ring, self.revoked.kid, spare=spare, now_s=NOW_S)
+        ring = keyring.promote(keyring.stage(ring, _new(self.active)), now_s=NOW_S)
+        self.ring: KeyRing = keyring.revoke(ring, self.revoked.kid, now_s=NOW_S)
 
     def claims(self, **changed: Any) -> dict[str, Any]:
         """Good claims but for those changed; a changed one that is `...` is left out."""
@@ -157,5 +157,5 @@ def forge() -> Forge:
     return Forge()
 
 
-def _new(key: SigningKey) -> keyring.Key:
+def _new(key: SigningKey) -> keyring.KeyRecord:
     return keyring.new_key(key.jwk, kid=key.kid, algorithm=key.algorithm, max_lifetime_s=1_000, now_s=NOW_S)

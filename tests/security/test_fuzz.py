@@ -24,7 +24,7 @@ from service.http.forward_auth import ForwardAuth, ForwardAuthPolicy
 from service.http.rate_limit import RateLimiter
 from service.keys import encoding
 from service.keys.encryption import Sealer
-from service.keys.manager import LoadedRing
+from service.keys.held import LoadedRing
 from service.keys.redis_store import parse_redis_url
 from service.keys.signer import Signer, inspect
 from service.merge.handover import Candidate, merge_guests

@@ -7,8 +7,8 @@ import pytest
 
 from service.errors import InvalidToken
 from service.keys import keyring
-from service.keys.keyring import Key, KeyRing
-from service.keys.manager import LoadedRing
+from service.keys.held import LoadedRing
+from service.keys.keyring import Key, KeyRecord, KeyRing
 from service.keys.signer import Signer, make_key
 from service.tokens.cache import TokenCache
 from service.tokens.claims import GuestClaims, parse
@@ -42,8 +42,12 @@ class Source:
         self.loaded = LoadedRing(ring=ring, signer=self.signer, jwks=b"", etag="", max_lifetime_s=1_000)
 
 
-def key(kid: str) -> Key:
+def key(kid: str) -> KeyRecord:
     return keyring.new_key(make_key("ES256"), kid=kid, algorithm="ES256", max_lifetime_s=1_000, now_s=NOW_S)
+
+
+def ring_key(kid: str) -> Key:
+    return keyring.create(key(kid), ring_id="d", derivation_secret=b"s" * 32).keys[0]
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def source() -> Source:
-    return Source(keyring.found(key("k1"), ring_id="d", derivation_secret=b"s" * 32, now_s=NOW_S))
+    return Source(keyring.create(key("k1"), ring_id="d", derivation_secret=b"s" * 32))
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ async def test_a_remembered_token_of_a_revoked_key_is_refused(tokens: TokenServi
     raw_token = (await tokens.issue(payload={})).raw_token
     await tokens.verify(raw_token)
 
-    source.change(keyring.revoke(source.loaded.ring, "k1", spare=key("k2"), now_s=NOW_S))
+    source.change(keyring.revoke(source.loaded.ring, "k1", now_s=NOW_S))
 
     assert await reason(tokens, raw_token) == "revoked"
 
@@ -137,7 +141,7 @@ async def test_a_remembered_token_of_a_ring_that_is_gone_is_unknown(tokens: Toke
     raw_token = (await tokens.issue(payload={})).raw_token
     await tokens.verify(raw_token)
 
-    source.change(keyring.found(key("k3"), ring_id="d", derivation_secret=b"s" * 32, now_s=NOW_S))
+    source.change(keyring.create(key("k3"), ring_id="d", derivation_secret=b"s" * 32))
 
     assert await reason(tokens, raw_token) == "unknown_key"
 
@@ -176,7 +180,7 @@ BODY = b"{}"
 
 def test_tokens_in_use_outlast_many_others() -> None:
     memory = TokenCache(max_entries=64, max_bytes=1_000_000)
-    found = key("k1"), CLAIMS
+    found = ring_key("k1"), CLAIMS
     memory.put("in use", found, body=BODY)
 
     for number in range(100_000):
@@ -190,8 +194,8 @@ def test_tokens_in_use_outlast_many_others() -> None:
 
 def test_a_token_beyond_the_bound_is_not_remembered() -> None:
     memory = TokenCache(max_entries=64, max_bytes=20_000)
-    memory.put("small", (key("k1"), CLAIMS), body=BODY)
-    memory.put("large", (key("k1"), CLAIMS), body=b"[" * 10_000)
+    memory.put("small", (ring_key("k1"), CLAIMS), body=BODY)
+    memory.put("large", (ring_key("k1"), CLAIMS), body=b"[" * 10_000)
 
     assert memory.find("large") is None
     assert memory.find("small") is not None
@@ -212,7 +216,7 @@ def test_a_token_beyond_the_bound_is_not_remembered() -> None:
 )
 def test_memory_stays_within_its_bytes_whatever_the_payload(piece: object) -> None:
     bound_bytes = 2_000_000
-    found_key = key("k1")
+    found_key = ring_key("k1")
     tracemalloc.start()
     try:
         memory = TokenCache(max_entries=100_000, max_bytes=bound_bytes)

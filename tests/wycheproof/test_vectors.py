@@ -19,7 +19,7 @@ import pytest
 
 from service.errors import InvalidToken
 from service.keys import keyring, signer
-from service.keys.keyring import Algorithm
+from service.keys.material import Algorithm
 from service.keys.signer import Signer
 from tests.security.forge import base64url
 
@@ -88,7 +88,7 @@ def codec(private: dict[str, Any], algorithm: Algorithm) -> Signer:
         max_lifetime_s=1,
         now_s=0,
     )
-    return Signer(keyring.found(key, ring_id="d", derivation_secret=b"s" * 32, now_s=0))
+    return Signer(keyring.create(key, ring_id="d", derivation_secret=b"s" * 32))
 
 
 def test_there_are_vectors() -> None:

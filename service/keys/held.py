@@ -1,0 +1,135 @@
+"""The ring that a process holds, made ready for requests, and how its places are."""
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from service.errors import KeyringDamaged, KeyringForeign, KeyringNewer, WrongSecret
+from service.keys import Clock, encoding, keyring
+from service.keys.keyring import KeyPolicy, KeyRing
+from service.keys.rotation import Rotation, publication_lead_s
+from service.keys.signer import Signer
+
+logger = logging.getLogger("guest_sessions.keys")
+
+REFUSALS: Final = (KeyringDamaged, KeyringForeign, KeyringNewer, WrongSecret)
+"""Why a ring that was found in the file or in Redis is not taken."""
+
+Place = Literal["file", "redis", "rotation"]
+
+
+class LoadedRing(msgspec.Struct, frozen=True, kw_only=True):
+    """A ring made ready for requests; a new object whenever the ring changes."""
+
+    ring: KeyRing
+    signer: Signer
+    jwks: bytes
+    etag: str
+    max_lifetime_s: int
+    """The longest lifetime that may be signed now: what the settings say and the active key is on record for."""
+
+
+class KeySource(Protocol):
+    """Where use cases get the keys from; they ask again at each use."""
+
+    @property
+    def loaded(self) -> LoadedRing | None:
+        """The keys to use now; None while there are none. Never waits."""
+
+
+def load(ring: KeyRing, policy: KeyPolicy, *, now_s: float) -> LoadedRing:
+    """The ring ready for requests. Takes 0.1 s for an active RSA key."""
+    jwks = encoding.public_jwks(ring, lead_s=publication_lead_s(ring, policy, now_s=now_s), now_s=now_s)
+    longest_s = policy.max_lifetime_s if ring.active is None else ring.active.max_lifetime_s
+    return LoadedRing(
+        ring=ring,
+        signer=Signer(ring),
+        jwks=jwks,
+        etag=f'"{hashlib.sha256(jwks).hexdigest()[:32]}"',
+        max_lifetime_s=min(policy.max_lifetime_s, longest_s),
+    )
+
+
+class Health:
+    """How each place is. Counts every failure; logs a change, not each failure."""
+
+    def __init__(self, *, file: bool, redis: bool) -> None:
+        self.places: dict[Place, str] = {
+            "file": "unread" if file else "off",
+            "redis": "unread" if redis else "off",
+            "rotation": "ok",
+        }
+        self.problems: dict[Place, str] = {}
+        self.confirmed_at: float | None = None
+        """When, by the steady clock, the ring was last found so at its source."""
+        self.counts: Counter[str] = Counter()
+
+    def failed(self, place: Place, code: str, detail: str) -> None:
+        """Notes a failure of a place."""
+        self.counts[code] += 1
+        if self.places[place] != code:
+            logger.warning("%s: %s", place, detail)
+        self.places[place], self.problems[place] = code, detail
+
+    def ok(self, place: Place) -> None:
+        """Notes that a place is as it should be."""
+        self.problems.pop(place, None)
+        if self.places[place] not in ("ok", "off"):
+            self.places[place] = "ok"
+            logger.info("%s: ok", place)
+
+
+class HeldRing:
+    """The ring in memory. Only ever grows, but for dead keys that were forgotten."""
+
+    def __init__(
+        self, policy: KeyPolicy, *, rotation: Rotation, clock: Clock, on_change: Callable[[bytes], None]
+    ) -> None:
+        self.loaded: LoadedRing | None = None
+        self.changed = asyncio.Event()
+        """Set with each change."""
+        self.fault: str | None = None
+        """What is wrong with keys whose numbers are damaged."""
+        self._policy = policy
+        self._rotation = rotation
+        self._clock = clock
+        self._on_change = on_change
+
+    @property
+    def ring(self) -> KeyRing | None:
+        """The ring, None while there is none."""
+        return None if self.loaded is None else self.loaded.ring
+
+    async def take(self, found: KeyRing) -> KeyRing:
+        """Joins what was found at a source into the ring; the ring afterwards.
+
+        Raises:
+            KeyringForeign: it is another deployment's.
+        """
+        while True:
+            before = self.loaded
+            ring = self._rotation.remembered(found if before is None else keyring.join(before.ring, found))
+            if before is not None and ring == before.ring and not self._is_jwks_outdated(before):
+                return before.ring
+            loaded = await asyncio.to_thread(load, ring, self._policy, now_s=self._clock())
+            if self.loaded is before:  # else another source was joined meanwhile
+                break
+        self.loaded = loaded
+        self.fault = " ".join(loaded.signer.faults.values()) or None
+        self.changed.set()
+        self._on_change(encoding.to_jwk_set(ring))
+        signs = "no key signs" if ring.active is None else f"{ring.active.kid} signs"
+        logger.info("holding revision %d of the keyring: %s, %d keys", ring.revision, signs, len(ring.records))
+        return ring
+
+    def _is_jwks_outdated(self, loaded: LoadedRing) -> bool:
+        """Whether a key that was passed over has left the JWKS since."""
+        now_s = self._clock()
+        lead_s = publication_lead_s(loaded.ring, self._policy, now_s=now_s)
+        passed_over = any(key.passed_over for key in loaded.ring.keys)
+        return passed_over and encoding.public_jwks(loaded.ring, lead_s=lead_s, now_s=now_s) != loaded.jwks
