@@ -10,6 +10,7 @@ FUZZ_EXAMPLES ?= 20000
 API ?= http://127.0.0.1:8080
 EXAMPLES ?= 1000
 LAW_EXAMPLES ?= 10000
+MODEL_EXAMPLES ?= 1000
 KILLS ?= 1000
 ROTATIONS ?= 50
 PYTHONS ?= python3.11 python3.12 python3.13
@@ -114,8 +115,9 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest -n $(PYTEST_WORKERS) $(COVERED:%=--cov=service.%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 .PHONY: laws
-laws: $(VENV)/.dev ## the laws of merging, each on 10,000 new examples (LAW_EXAMPLES=...); minutes
-	MERGE_LAW_EXAMPLES=$(LAW_EXAMPLES) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 3600 tests/merge/test_laws.py
+laws: $(VENV)/.dev ## the laws of merging and of the keyring, each on 10,000 new examples (LAW_EXAMPLES=...), and a fleet of keepers and followers in random order (MODEL_EXAMPLES=1000); half an hour
+	MERGE_LAW_EXAMPLES=$(LAW_EXAMPLES) RING_LAW_EXAMPLES=$(LAW_EXAMPLES) RING_MODEL_EXAMPLES=$(MODEL_EXAMPLES) \
+		$(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 7200 tests/merge/test_laws.py tests/keys/test_laws.py tests/keys/test_model.py
 
 .PHONY: bench-merge
 bench-merge: $(VENV)/.run ## what a merge costs, and that it is linear

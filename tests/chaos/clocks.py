@@ -1,5 +1,7 @@
 """`make clocks`: the fleet of `make chaos` with clocks that are 5 s apart and jump by an hour, and in years to come.
 
+And a key's life with all clocks in 1970 or 2099 at each step of it in turn.
+
 Redis is left in peace. A clock is skewed in the process alone, from the file that `skewed` reads.
 """
 
@@ -26,6 +28,8 @@ YEARS: Final = (
     datetime(2106, 2, 7, 6, 28, 8, tzinfo=UTC),  # 2^32 s
     datetime(2200, 1, 1, tzinfo=UTC),
 )
+WRONG: Final = (datetime(1970, 1, 2, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC))
+STEPS: Final = ("start", "stage", "promote", "revoke")
 PROGRAM: Final = ("tests.chaos.skewed",)
 
 
@@ -37,6 +41,7 @@ class Clocks:
         self._files = [base / f"{number}.clock" for number in range(len(APART_S))]
         self._trial = trial
         self.jumps = 0
+        base.mkdir(parents=True, exist_ok=True)
         self.set(0)
 
     def launch(self) -> None:
@@ -77,6 +82,68 @@ def leap(trial: Trial, clocks: Clocks, year: datetime) -> None:
     clocks.set(year.timestamp() - time.time())
 
 
+async def issue(trial: Trial, number: int) -> None:
+    answer = await trial.ask(trial.replicas[number], "/v1/issue", {})
+    assert answer is not None
+    trial.tokens.append(answer["token"])
+
+
+async def live(base: Path, *, wrong: datetime, step: str) -> list[str]:
+    """A key's life, with all clocks at another year during one of its steps; what was found wrong."""
+    ahead_s = wrong.timestamp() - time.time()
+    clocks: list[Clocks] = []
+
+    def prepare(trial: Trial) -> None:
+        clocks.append(Clocks(base, trial))
+        clocks[0].launch()
+        clocks[0].set(ahead_s if step == "start" else 0)
+
+    async with fleet(base, max_age_s=2, program=PROGRAM, prepare=prepare) as trial:
+        operations = make_key_operations(Settings.from_mapping(trial.operator), clock=SkewedClock(clocks[0].operator))
+
+        def at(name: str) -> None:
+            clocks[0].set(ahead_s if step == name else 0)
+
+        clocks[0].set(0)
+        await issue(trial, 0)
+        first = (await operations.ring()).active
+        at("stage")
+        staged = (await operations.rotate()).ring.staged
+        assert first is not None
+        assert staged is not None
+        at("promote")
+        async with asyncio.timeout(60):
+            await trial.until(lambda: trial.all_sign_with(staged.kid))
+        at("after the promotion")
+        await issue(trial, 1)
+        for token in trial.tokens:
+            for replica in trial.replicas:
+                await trial.must_verify(token, replica)
+        at("revoke")
+        successor = (await operations.revoke(staged.kid)).ring.active
+        at("after the revocation")
+        assert successor is not None
+        async with asyncio.timeout(60):
+            await trial.until(lambda: trial.all_sign_with(successor.kid))
+        await issue(trial, 2)
+        for replica in trial.replicas:
+            await trial.must_verify(trial.tokens[0], replica)
+            await trial.must_verify(trial.tokens[-1], replica)
+            refused = await trial.ask(replica, "/v1/verify", {"token": trial.tokens[1]})
+            if refused is None or refused.get("reason") != "revoked":
+                trial.report.find(f"revoked token taken: {replica.name}, {wrong.year} at {step}")
+    return trial.report.findings
+
+
+async def lives(base: Path) -> list[str]:
+    findings = []
+    for wrong in WRONG:
+        for step in STEPS:
+            print(f"{wrong.year} at the step: {step}", file=sys.stderr)
+            findings += await live(base / f"{wrong.year}-{step}", wrong=wrong, step=step)
+    return findings
+
+
 async def run(base: Path, *, rotations: int) -> int:
     started = time.monotonic()
     async with fleet(base, max_age_s=2, program=PROGRAM, prepare=lambda trial: Clocks(base, trial).launch()) as trial:
@@ -103,7 +170,9 @@ def main() -> int:
     parser.add_argument("--rotations", type=int, default=20, help="while clocks jump")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(run(Path(folder), rotations=given.rotations))
+        wrong = asyncio.run(lives(Path(folder) / "lives"))
+        print(f"a key's life with 1970 and 2099 at {len(STEPS)} steps: {len(wrong)} findings", *wrong, sep="\n")
+        return asyncio.run(run(Path(folder), rotations=given.rotations)) or bool(wrong)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""`make chaos`: two keepers and two followers under constant load, while Redis fails in every way, the keys rotate, and
-every process is restarted in turn.
+"""`make chaos`: two keepers and two followers under constant load, while Redis fails in every way, replicas are cut
+off, backups are restored, the keys rotate, and every process is restarted in turn.
 
 Counted: failed requests, valid tokens refused and forged ones taken, by the service and by verifiers that work offline
 and cache the JWKS for as long as its headers allow.
@@ -110,7 +110,11 @@ class Trial:
         self.replicas = [
             Replica(
                 f"{role} {number}",
-                {**shared, "GUEST_KEYS_DIR": folder},
+                {
+                    **shared,
+                    "GUEST_KEYS_DIR": folder,
+                    "GUEST_REDIS_URL": f"redis://{role}-{number}:x@127.0.0.1:{redis.port}",
+                },
                 log=base / f"{role}-{number}.log",
                 program=program,
             )
@@ -121,6 +125,7 @@ class Trial:
         self.tokens: deque[str] = deque(maxlen=TOKENS_KEPT)
         self.redis_calm = asyncio.Lock()
         self.older: bytes | None = None
+        self.backup: bytes | None = None
         self.over = False
         self.held = False
         self.under_way = 0
@@ -289,6 +294,8 @@ class Trial:
             ("flushed", self.redis_flushed),
             ("given wrong content", self.redis_poisoned),
             ("its older value played back", self.redis_played_back),
+            ("cut off from one replica for 10 s", self.replica_cut_off),
+            ("an older file put back", self.file_restored),
         )
         while not self.over:
             for name, fault in faults:
@@ -323,6 +330,25 @@ class Trial:
         if self.older is not None:
             older = self.older
             await asyncio.to_thread(self._with_redis, lambda client: client.set(RING_KEY, older))
+
+    async def replica_cut_off(self) -> None:
+        """The replica's own user is switched off, which no other replica notices."""
+        user = random.choice(self.replicas).name.replace(" ", "-")
+        await asyncio.to_thread(self._with_redis, lambda client: client.acl_setuser(user, enabled=False))
+        await asyncio.to_thread(self._with_redis, lambda client: client.execute_command("CLIENT KILL USER", user))
+        try:
+            await asyncio.sleep(FAULT_S)
+        finally:
+            await asyncio.to_thread(self._with_redis, lambda client: client.acl_setuser(user, enabled=True))
+
+    async def file_restored(self) -> None:
+        """An operator copies an early backup over the file, under the running keepers."""
+        if self.backup is None:
+            self.backup = self.ring_file.read_bytes()
+            return
+        copy = self.ring_file.with_name("backup.json")
+        copy.write_bytes(self.backup)
+        copy.replace(self.ring_file)
 
     def _with_redis(self, do: Callable[[Any], Any]) -> Any:
         with self.redis.client() as client:
@@ -420,7 +446,9 @@ async def fleet(
 ) -> AsyncIterator[Trial]:
     """The fleet, ready; `prepare` may change it before it starts."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-    with running(Server(base / "redis")) as (redis,):
+    names = ("keeper-1", "keeper-2", "follower-1", "follower-2")
+    users = tuple(f"user {name} on >x ~* &* +@all" for name in names)
+    with running(Server(base / "redis", lines=users)) as (redis,):
         async with aiohttp.ClientSession(timeout=timeout) as session:
             trial = Trial(base, redis, session, max_age_s=max_age_s, program=program)
             prepare(trial)
