@@ -33,6 +33,7 @@ from service.keys.manager import FIRST_RING_PATIENCE_S, KeyManager, KeysStatus, 
 from service.keys.material import Algorithm
 from service.keys.signer import require_cryptography_backend
 from service.merge.service import MergeService
+from service.tokens.recent import RecentTokens
 from service.tokens.service import Observer, TokenService
 
 if TYPE_CHECKING:
@@ -49,11 +50,12 @@ class Shared(msgspec.Struct, frozen=True):
 
     board: SharedCounters
     clients: ClientTable
+    recent: RecentTokens
 
     @classmethod
     def by(cls, workers: int) -> "Shared":
         """For so many workers at a time."""
-        return cls(SharedCounters(columns=COLUMNS, rows=workers), ClientTable())
+        return cls(SharedCounters(columns=COLUMNS, rows=workers), ClientTable(), RecentTokens())
 
 
 def make_keys(
@@ -177,8 +179,9 @@ def make_app(
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
     api = ApiHandlers(
         tokens=tokens,
-        merges=MergeService(tokens),
+        merges=MergeService(tokens, recent=shared.recent),
         merge_policies=settings.merge_policies,
+        default_policy=settings.merge_policy,
         forward_auth=ForwardAuth(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
         cookie=cookie,
         clock=clock,

@@ -87,6 +87,21 @@ class PatchConflict(GuestSessionsError):
     code = "patch_conflict"
 
 
+class StaleToken(GuestSessionsError):
+    """A change was to be made to the newest state alone, and a newer one is known, of `version`."""
+
+    code = "stale_token"
+
+    def __init__(self, *, version: int) -> None:
+        super().__init__(f"The guest has a newer token, of version {version}.")
+        self.version = version
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """`version`, the newest that is known."""
+        return {"version": self.version}
+
+
 class InvalidPolicy(_WithFaults):
     """A merge policy has faults; `errors` names each by its path in the policy."""
 

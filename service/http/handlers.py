@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
 from service.errors import Fault, InvalidPolicy, InvalidToken, TokenTooLarge
 from service.http import schemas
@@ -47,6 +48,7 @@ class ApiHandlers:
         tokens: TokenService,
         merges: MergeService,
         merge_policies: Mapping[str, Policy],
+        default_policy: str,
         forward_auth: ForwardAuth,
         cookie: GuestCookie,
         clock: Clock,
@@ -55,6 +57,7 @@ class ApiHandlers:
         self._tokens = tokens
         self._merges = merges
         self._merge_policies = merge_policies
+        self._default_policy = default_policy
         self._forward_auth = forward_auth
         self._cookie = cookie
         self._clock = clock
@@ -83,16 +86,22 @@ class ApiHandlers:
             ttl_s=asked.ttl or None,
             audience=schemas.audience_list(asked.audience),
             idempotency_key=key,
+            first_issued_at_s=None if asked.first_issued_at is UNSET else asked.first_issued_at,
         )
         return self._token_response(_CREATED, token, cookie=asked.cookie)
 
     async def refresh(self, _request: web.Request, body: Body) -> Response:
         """`POST /v1/refresh-payload`."""
         asked = await body.compute(lambda: schemas.decode(body.raw, schemas.RefreshRequest))
-        token = await self._tokens.refresh(
-            asked.token, patch=asked.patch(), ttl_s=asked.ttl or None, compute=body.compute
+        refreshed = await self._merges.refresh(
+            asked.token,
+            policy=await body.compute(lambda: self._policy(asked.policy)),
+            patch=asked.patch(),
+            ttl_s=asked.ttl or None,
+            if_current=asked.if_current,
+            compute=body.compute,
         )
-        return self._token_response(_OK, token, cookie=asked.cookie)
+        return self._token_response(_OK, refreshed.token, cookie=asked.cookie, rebased_onto=refreshed.rebased_onto)
 
     async def verify(self, _request: web.Request, body: Body) -> Response:
         """`POST /v1/verify`."""
@@ -150,23 +159,28 @@ class ApiHandlers:
             return Response(_AUTH, extra_headers=verified.headers)
         return Response(_AUTH_REFUSED if self._forward_auth.presents_a_token(headers) else _AUTH_MISSING)
 
-    def _policy(self, asked: str | dict[str, Any]) -> Policy:
+    def _policy(self, asked: str | dict[str, Any] | UnsetType) -> Policy:
         if isinstance(asked, dict):
             return compile_policy(asked, at="/policy")
-        policy = self._merge_policies.get(asked)
+        policy = self._merge_policies.get(self._default_policy if asked is UNSET else asked)
         if policy is None:
             known = ", ".join(sorted(self._merge_policies))
             raise InvalidPolicy("There is no such policy.", [Fault("/policy", f"is none of: {known}")])
         return policy
 
-    def _token_response(self, head: ResponseHead, token: SignedToken, *, cookie: bool) -> Response:
+    def _token_response(
+        self, head: ResponseHead, token: SignedToken, *, cookie: bool, rebased_onto: int | None = None
+    ) -> Response:
         extra_headers = None
         if cookie:
             bytes_left = self._bytes_left(token)
             if bytes_left < 0:
                 raise TokenTooLarge(size_bytes=len(token.raw_token), limit_bytes=len(token.raw_token) + bytes_left)
             extra_headers = {"Set-Cookie": self._set_cookie(token)}
-        return Response(head, msgspec.json.encode(self._token_object(token)), extra_headers=extra_headers)
+        made = self._token_object(token)
+        if rebased_onto is not None:
+            made["rebased_onto"] = rebased_onto
+        return Response(head, msgspec.json.encode(made), extra_headers=extra_headers)
 
     def _token_object(self, token: SignedToken) -> dict[str, Any]:
         return schemas.token_object(token, cookie_bytes_left=self._bytes_left(token))

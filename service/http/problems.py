@@ -38,6 +38,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "method_not_allowed": (405, "Method not allowed"),
     "request_timeout": (408, "Request timeout"),
     "patch_conflict": (409, "Patch conflict"),
+    "stale_token": (409, "Stale token"),
     "request_too_large": (413, "Request too large"),
     "unsupported_media_type": (415, "Unsupported media type"),
     "invalid_request": (422, "Invalid request"),

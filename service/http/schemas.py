@@ -56,6 +56,7 @@ class IssueRequest(Request, frozen=True):
     subject: Subject | UnsetType = UNSET
     ttl: Ttl | UnsetType = UNSET
     audience: Audience | UnsetType = UNSET
+    first_issued_at: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
     cookie: bool = False
 
 
@@ -68,6 +69,8 @@ class RefreshRequest(Request, frozen=True):
     payload: dict[str, Any] | UnsetType = UNSET
     merge_patch: dict[str, Any] | UnsetType = UNSET
     json_patch: list[Any] | UnsetType = UNSET
+    policy: str | dict[str, Any] | UnsetType = UNSET
+    if_current: bool = False
     ttl: Ttl | UnsetType = UNSET
     cookie: bool = False
 
@@ -96,7 +99,7 @@ class MergeRequest(Request, frozen=True):
 
     tokens: Annotated[list[str | None], Meta(max_length=32)]
     session: dict[str, Any] | None = {}
-    policy: str | dict[str, Any] = "default"
+    policy: str | dict[str, Any] | UnsetType = UNSET
     renew: bool = True
     strict: bool = False
     dry_run: bool = False

@@ -85,6 +85,15 @@ def is_later(one: Any, other: Any, by: Sequence[str]) -> bool:
     return mine is not None and (theirs is None or mine > theirs)
 
 
+def _newest_first(when: Moment | None) -> tuple[bool, Moment]:
+    return (True, 0) if when is None else (False, -when)
+
+
+def newest_first(values: list[Any], by: Sequence[str]) -> list[Any]:
+    """The elements in the order of their moments, latest first, and at last those without one."""
+    return sorted(values, key=lambda value: _newest_first(moment(value, by)))
+
+
 def with_later_moment(element: Any, others: Sequence[Any], by: Sequence[str]) -> Any:
     """An element with the latest moment of those that were merged into it."""
     for other in others:
@@ -205,10 +214,6 @@ def _protected_elements(values: list[Any], shield: Shield) -> set[int]:
     if not shield:
         return set()
     return {index for index, value in enumerate(values) if protected_part(value, shield) is not MISSING}
-
-
-def _newest_first(when: Moment | None) -> tuple[bool, Moment]:
-    return (True, 0) if when is None else (False, -when)
 
 
 # What is protected

@@ -1,19 +1,25 @@
-"""The merge use case: verify the guests' tokens, fold the good ones into the session, issue the next guest.
+"""The use cases of merging: handing guests over at login, and changes of one guest that race.
 
-A bad token never blocks a login. Knows nothing of HTTP.
+A bad token never blocks a login. A change is made to the state that its caller saw, and merged onto the newest one that
+is known. Knows nothing of HTTP.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from service.errors import InvalidToken, Reason, TokenTooLarge
+from service.errors import InvalidToken, Reason, StaleToken, TokenTooLarge
+from service.merge import three_ways
 from service.merge.handover import Candidate, MergeResult, Skipped, merge_guests
 from service.merge.policy import Policy
+from service.strict_json import equal
 from service.tokens.claims import GuestClaims
 from service.tokens.compute import Compute, run_inline
-from service.tokens.service import SignedToken, TokenService
+from service.tokens.payload_patch import PayloadPatch
+from service.tokens.recent import RecentTokens, Successor
+from service.tokens.service import SignedToken, TokenService, VerifiedToken
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -25,18 +31,110 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """What a merge gave; `skipped` also lists the tokens that were refused, in the order of their index."""
+    """The outcome of a merge; `skipped` also lists the tokens that were refused, in the order of their index."""
 
     result: MergeResult
     skipped: tuple[Skipped | Refused, ...]
     next: SignedToken | None
 
 
-class MergeService:
-    """Hands guests over to logged-in sessions."""
+class Refreshed(msgspec.Struct, frozen=True):
+    """A guest's next token; `rebased_onto` is the version that the change was merged onto, where it raced another."""
 
-    def __init__(self, tokens: TokenService) -> None:
+    token: SignedToken
+    rebased_onto: int | None
+
+
+class MergeService:
+    """Hands guests over to logged-in sessions, and brings changes of one guest together."""
+
+    def __init__(self, tokens: TokenService, *, recent: RecentTokens | None = None) -> None:
+        """`recent` is the memory that all workers of the host share; without, this process has one of its own."""
         self._tokens = tokens
+        self._recent = RecentTokens() if recent is None else recent
+
+    async def refresh(
+        self,
+        raw_token: str,
+        *,
+        policy: Policy,
+        patch: PayloadPatch | None = None,
+        ttl_s: int | None = None,
+        if_current: bool = False,
+        compute: Compute = run_inline,
+    ) -> Refreshed:
+        """The same guest's next token, its payload changed by `patch`, or as it is.
+
+        Where a newer token came of this one, the change is merged onto that one's payload; without a change, the newest
+        state is signed again. `if_current` asks for `StaleToken` in place of a merge.
+
+        Raises:
+            InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, StaleToken, TokenTooLarge, NotReady
+        """
+        old = (await self._tokens.check(raw_token)).claims
+        payload = None
+        if patch is not None:
+            changed = await compute(lambda: patch.apply(old.payload))
+            payload = None if equal(changed, old.payload) else changed
+        return await self._sign_next(old, payload, policy=policy, ttl_s=ttl_s, if_current=if_current, compute=compute)
+
+    async def renew(self, token: VerifiedToken) -> SignedToken:
+        """A verified guest's next token, with the newest state that is known.
+
+        Raises:
+            TokenTooLarge, NotReady
+        """
+        return (await self._sign_next(token.claims, None)).token
+
+    def is_superseded(self, token: VerifiedToken) -> bool:
+        """Whether a newer token is known that came of this one."""
+        newest = self._recent.find(token.claims, now_s=self._tokens.clock())
+        return newest is not None and newest.is_newer_than(token.claims)
+
+    async def _sign_next(
+        self,
+        old: GuestClaims,
+        payload: dict[str, Any] | None,
+        *,
+        policy: Policy | None = None,
+        ttl_s: int | None = None,
+        if_current: bool = False,
+        compute: Compute = run_inline,
+    ) -> Refreshed:
+        """Sign the guest's next token and remember it; `payload` None keeps the newest state.
+
+        Looking for the newest token and remembering the next one are one step: where another request came between, this
+        one merges again.
+        """
+        await asyncio.sleep(0)
+        while True:
+            now_s = self._tokens.clock()
+            seen = self._recent.find(old, now_s=now_s)
+            newest = None if seen is None else await self._newest(seen, old, in_any_case=if_current)
+            if if_current and newest is not None and newest.version > old.version:
+                raise StaleToken(version=newest.version)
+            if newest is None or seen is None or not seen.is_newer_than(old):
+                rebased_onto, signed = None, self._tokens.sign_next(old, payload=payload, ttl_s=ttl_s)
+            elif payload is None or policy is None:
+                rebased_onto, signed = None, self._tokens.sign_next(newest, ttl_s=ttl_s, remembered=True)
+            else:
+                merged = await compute(_merge_onto(newest, old, payload, policy))
+                rebased_onto = newest.version
+                signed = self._tokens.sign_next(newest, payload=merged, ttl_s=ttl_s, remembered=True)
+            if self._recent.replace(seen, old, signed.claims, signed.raw_token, now_s=now_s):
+                break
+        await asyncio.sleep(0)
+        self._tokens.observe("refreshed")
+        return Refreshed(signed, rebased_onto)
+
+    async def _newest(self, seen: Successor, old: GuestClaims, *, in_any_case: bool = False) -> GuestClaims | None:
+        """The claims of a remembered token that came of `old`, or in any case, once verified; None where it is bad."""
+        if not in_any_case and not seen.is_newer_than(old):
+            return None
+        try:
+            return (await self._tokens.check(seen.raw_token, remembered=True)).claims
+        except InvalidToken:
+            return None
 
     async def merge(
         self,
@@ -48,37 +146,37 @@ class MergeService:
         renew: bool = True,
         compute: Compute = run_inline,
     ) -> Merged:
-        """Folds the guests of the good tokens into `session`; a bad one contributes nothing and is listed.
+        """Fold the guests of the good tokens into `session`; a bad one contributes nothing and is listed.
 
         Raises:
-            InvalidToken: a token is bad, and `strict`; its index is told.
+            InvalidToken: a token is bad, and `strict`; with its index.
             InvalidRequest: the session's `merged_guests` is malformed.
             NotReady: there is no ring to check with.
         """
         self._tokens.require_keys()
-        good, refused = await self._sort_out(raw_tokens, strict=strict)
-        result = await compute(lambda: merge_guests(session, good, policy))
-        skipped: list[Skipped | Refused] = [*result.skipped, *refused]
-        skipped.sort(key=lambda each: each.index)
-        return Merged(result=result, skipped=tuple(skipped), next=await self._successor(result.last) if renew else None)
-
-    async def _sort_out(
-        self, raw_tokens: Sequence[str | None], *, strict: bool
-    ) -> tuple[list[Candidate], list[Refused]]:
         good: list[Candidate] = []
         refused: list[Refused] = []
         for index, raw_token in enumerate(raw_tokens):
             if raw_token is None:
                 continue
             try:
-                good.append(Candidate(index, (await self._tokens.verify(raw_token)).claims))
+                claims = (await self._tokens.verify(raw_token)).claims
             except InvalidToken as error:
                 if strict:
                     raise InvalidToken(error.reason, subject=error.subject, index=index) from error
                 refused.append(Refused(index, error.reason, error.subject))
-        return good, refused
+                continue
+            seen = self._recent.find(claims, now_s=self._tokens.clock())
+            newest = None if seen is None else await self._newest(seen, claims)
+            good.append(Candidate(index, newest or claims))
+        result = await compute(lambda: merge_guests(session, good, policy))
+        skipped: list[Skipped | Refused] = [*result.skipped, *refused]
+        skipped.sort(key=lambda each: each.index)
+        return Merged(
+            result=result, skipped=tuple(skipped), next=await self._next_guest(result.last) if renew else None
+        )
 
-    async def _successor(self, last: GuestClaims | None) -> SignedToken | None:
+    async def _next_guest(self, last: GuestClaims | None) -> SignedToken | None:
         """A new guest in the place of those handed over; None where it does not fit, as that must not block a login."""
         try:
             if last is None:
@@ -86,3 +184,9 @@ class MergeService:
             return await self._tokens.issue(payload={}, extra_claims=last.extra_claims, audience=last.audience)
         except TokenTooLarge:
             return None
+
+
+def _merge_onto(
+    newest: GuestClaims, old: GuestClaims, payload: dict[str, Any], policy: Policy
+) -> Callable[[], dict[str, Any]]:
+    return lambda: three_ways.merge(old.payload, payload, newest.payload, policy)

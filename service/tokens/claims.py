@@ -5,7 +5,7 @@ Invariant: `GuestClaims` holds claims of the right shape only; `parse` is the on
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,9 @@ REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "v
 
 RESERVED = REGISTERED | {"nbf", "active", "token_type"}
 """What the caller's `claims` may not name: `nbf` would change validity, the others would lie in introspection."""
+
+CLIENT_ID: Final = "guest-sessions"
+"""The `client_id` of access tokens: no client of its own asks for them."""
 
 SUBJECT: Final = "[!-~]{1,255}"
 """A guest's id as a regular expression: U+0021 to U+007E, so that it fits a header as it stands."""
@@ -71,7 +74,7 @@ class GuestClaims(msgspec.Struct, frozen=True):
         }
 
 
-def first(
+def first(  # noqa: PLR0913 - each is a claim, given by name
     *,
     issuer: str,
     subject: str,
@@ -81,8 +84,12 @@ def first(
     payload: dict[str, Any],
     extra_claims: dict[str, Any],
     now_s: float,
+    first_issued_at_s: int | None = None,
 ) -> GuestClaims:
-    """The claims of a lineage's first token, issued at `now_s`, which is rounded down to whole seconds."""
+    """The claims of a lineage's first token, issued at `now_s`, which is rounded down to whole seconds.
+
+    `first_issued_at_s` is given for a guest that began earlier, elsewhere.
+    """
     issued_at_s = int(now_s)
     return GuestClaims(
         issuer=issuer,
@@ -90,7 +97,7 @@ def first(
         audience=audience,
         issued_at_s=issued_at_s,
         expires_at_s=issued_at_s + ttl_s,
-        first_issued_at_s=issued_at_s,
+        first_issued_at_s=issued_at_s if first_issued_at_s is None else first_issued_at_s,
         token_id=token_id,
         version=1,
         payload=payload,
@@ -102,17 +109,21 @@ def renewed(
     old: GuestClaims,
     *,
     issuer: str,
+    audience: tuple[str, ...],
     ttl_s: int,
     token_id: str,
     payload: dict[str, Any] | None,
     now_s: float,
 ) -> GuestClaims:
-    """The claims of the same guest's next token; `payload` None keeps payload and version as they are."""
+    """The claims of the same guest's next token; `payload` None keeps payload and version as they are.
+
+    `audience` is for a token without one, from before the deployment had an audience.
+    """
     issued_at_s = int(now_s)
     return GuestClaims(
         issuer=issuer,
         subject=old.subject,
-        audience=old.audience,
+        audience=old.audience or audience,
         issued_at_s=issued_at_s,
         expires_at_s=issued_at_s + ttl_s,
         first_issued_at_s=old.first_issued_at_s,
@@ -121,6 +132,31 @@ def renewed(
         payload=old.payload if payload is None else payload,
         extra_claims=old.extra_claims,
     )
+
+
+def access(
+    guest: GuestClaims,
+    *,
+    issuer: str,
+    audience: tuple[str, ...],
+    ttl_s: int,
+    token_id: str,
+    with_payload: bool,
+    now_s: float,
+) -> dict[str, Any]:
+    """The claims of an access token (RFC 9068, section 2.2) that stands for the guest, never beyond the guest token."""
+    issued_at_s = int(now_s)
+    return {
+        "iss": issuer,
+        "sub": guest.subject,
+        **_audience_member(audience),
+        "iat": issued_at_s,
+        "exp": min(issued_at_s + ttl_s, guest.expires_at_s),
+        "jti": token_id,
+        "ver": guest.version,
+        "client_id": CLIENT_ID,
+        **({"payload": guest.payload} if with_payload else {}),
+    }
 
 
 def parse(claims: Mapping[str, Any]) -> GuestClaims:
@@ -162,12 +198,15 @@ def check(
     *,
     issuers: tuple[str, ...],
     audience: tuple[str, ...],
+    audience_since_s: float | None = None,
+    demanded: Sequence[str] = (),
     revoked_before_s: int,
     now_s: float,
 ) -> None:
-    """Holds the claims against what this deployment accepts, in the contract's order.
+    """Check the claims against what this deployment accepts, in the contract's order.
 
-    `audience`: every one of these must be among the token's. `iat` is not compared with now: the signature vouches.
+    `audience` and what the caller `demanded` must all be among the token's; a token without any that was issued before
+    `audience_since_s` need not have the former. `iat` is not compared with now: the signature vouches for it.
 
     Raises:
         InvalidToken: `wrong_issuer`, `revoked`, `expired` (RFC 7519, section 4.1.4: `exp` ≤ now) or `wrong_audience`.
@@ -178,7 +217,8 @@ def check(
         raise InvalidToken("revoked", subject=claims.subject)
     if claims.expires_at_s <= now_s:
         raise InvalidToken("expired", subject=claims.subject)
-    if not set(audience) <= set(claims.audience):
+    from_before = audience_since_s is not None and not claims.audience and claims.issued_at_s < audience_since_s
+    if not {*demanded, *(() if from_before else audience)} <= set(claims.audience):
         raise InvalidToken("wrong_audience", subject=claims.subject)
 
 

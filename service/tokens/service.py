@@ -22,12 +22,10 @@ from service.errors import Fault, InvalidRequest, InvalidToken, NotReady, Reserv
 from service.keys import Clock, RandomBytes
 from service.keys.held import KeySource, LoadedRing
 from service.keys.keyring import Key, KeyState
-from service.strict_json import MAX_DEPTH, depth, equal, pointer
+from service.strict_json import MAX_DEPTH, depth, pointer
 from service.tokens import claims
 from service.tokens.cache import CachedClaims, TokenCache
 from service.tokens.claims import GuestClaims
-from service.tokens.compute import Compute, run_inline
-from service.tokens.payload_patch import PayloadPatch
 
 Observer = Callable[[str], None]
 """Called with what was done with a token: `issued`, `refreshed`, `verified`, or the reason for its refusal."""
@@ -62,6 +60,14 @@ class SignedToken(msgspec.Struct, frozen=True):
     key_id: str
 
 
+class AccessToken(msgspec.Struct, frozen=True):
+    """A short-lived token that stands for a guest towards other services."""
+
+    raw_token: str
+    issued_at_s: int
+    expires_at_s: int
+
+
 class VerifiedToken(msgspec.Struct, frozen=True):
     """A token whose signature and claims were found good."""
 
@@ -79,9 +85,9 @@ class TokenService:
     ) -> None:
         self._policy = policy
         self._keys = keys
-        self._clock = clock
+        self.clock = clock
         self._random_bytes = random_bytes
-        self._observe = observe
+        self.observe = observe
         self._memory = TokenCache()
         self._remembered_under: LoadedRing | None = None
 
@@ -94,12 +100,15 @@ class TokenService:
         ttl_s: int | None = None,
         audience: Sequence[str] = (),
         idempotency_key: str | None = None,
+        first_issued_at_s: int | None = None,
     ) -> SignedToken:
         """The first token of a guest. `idempotency_key` fixes the default subject: same key, same guest.
 
+        `first_issued_at_s` is for a guest with a `subject` that began earlier, elsewhere.
+
         Raises:
             ReservedClaim: `extra_claims` names a claim of the token itself.
-            InvalidRequest: `ttl_s` is beyond what may be signed.
+            InvalidRequest: `ttl_s` or `first_issued_at_s` is beyond what may be signed.
             TokenTooLarge: the token would be too long.
             NotReady: there is no key to sign with.
         """
@@ -110,6 +119,9 @@ class TokenService:
                 "These claims belong to the guest token itself.",
                 [Fault(pointer(["claims", name]), "is reserved") for name in reserved],
             )
+        now_s = self.clock()
+        if first_issued_at_s is not None:
+            _check_first_time(keys, first_issued_at_s, subject=subject, now_s=now_s)
         made = claims.first(
             issuer=self._policy.issuers[0],
             subject=subject or self._subject(keys, idempotency_key),
@@ -118,78 +130,114 @@ class TokenService:
             token_id=self._token_id(),
             payload=payload,
             extra_claims=extra_claims or {},
-            now_s=self._clock(),
+            now_s=now_s,
+            first_issued_at_s=first_issued_at_s,
         )
-        issued = await self._signed(keys, made)
-        self._observe("issued")
+        body = msgspec.json.encode(made.to_json())
+        await asyncio.sleep(0)
+        issued = self._signed(keys, made, body)
+        await asyncio.sleep(0)
+        self.observe("issued")
         return issued
 
-    async def refresh(
-        self,
-        raw_token: str,
-        *,
-        patch: PayloadPatch | None = None,
-        ttl_s: int | None = None,
-        compute: Compute = run_inline,
-    ) -> SignedToken:
-        """The same guest's next token, its payload changed by `patch`, or as it is.
+    async def access_token(
+        self, token: VerifiedToken, *, audience: Sequence[str], with_payload: bool = False
+    ) -> AccessToken:
+        """A short-lived token for other services (RFC 9068), so that none of them needs the guest token.
 
         Raises:
-            InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, TokenTooLarge, NotReady
+            NotReady: there is no key to sign with.
         """
         keys = self._signing_keys()
-        try:
-            found = self._memory_under(keys).find(raw_token)
-            if found is None:
-                found, _ = await self._proven(keys, raw_token)  # not to be remembered: its successor will come
-            token = self._accepted(keys, raw_token, found)
-        except InvalidToken as error:
-            self._observe(error.reason)
-            raise
-        old = token.claims.payload
-        payload = None if patch is None else await compute(lambda: _changed(old, patch))
-        return await self._renewed(keys, token, payload=payload, ttl_s=ttl_s)
-
-    async def renew(self, token: VerifiedToken) -> SignedToken:
-        """As `refresh`, of a token that is verified already, with all as it was."""
-        return await self._renewed(self._signing_keys(), token, payload=None, ttl_s=None)
-
-    async def _renewed(
-        self, keys: LoadedRing, token: VerifiedToken, *, payload: dict[str, Any] | None, ttl_s: int | None
-    ) -> SignedToken:
-        """Default lifetime: the old one's, counted from now. `payload` None: unchanged."""
-        made = claims.renewed(
+        made = claims.access(
             token.claims,
             issuer=self._policy.issuers[0],
-            ttl_s=self._ttl_s(keys, ttl_s, default_s=token.claims.lifetime_s),
+            audience=tuple(dict.fromkeys(audience)),
+            ttl_s=self._policy.access_ttl_s,
             token_id=self._token_id(),
-            payload=payload,
-            now_s=self._clock(),
+            with_payload=with_payload,
+            now_s=self.clock(),
         )
-        renewed = await self._signed(keys, made)
-        self._observe("refreshed")
+        body = msgspec.json.encode(made)
+        await asyncio.sleep(0)
+        raw_token = keys.signer.sign_access_token(body)
+        await asyncio.sleep(0)
+        return AccessToken(raw_token=raw_token, issued_at_s=made["iat"], expires_at_s=made["exp"])
+
+    async def renew(self, token: VerifiedToken) -> SignedToken:
+        """The same guest's next token, with all as it was.
+
+        Raises:
+            TokenTooLarge, NotReady
+        """
+        await asyncio.sleep(0)
+        renewed = self.sign_next(token.claims)
+        await asyncio.sleep(0)
+        self.observe("refreshed")
         return renewed
 
+    def sign_next(
+        self,
+        old: GuestClaims,
+        *,
+        payload: dict[str, Any] | None = None,
+        ttl_s: int | None = None,
+        remembered: bool = False,
+    ) -> SignedToken:
+        """The same guest's next token, signed at once. `payload` None keeps payload and version.
+
+        The default lifetime is the old token's, counted from now. It is `remembered` as verified where it will be
+        checked again soon.
+
+        Raises:
+            InvalidRequest: `ttl_s` is beyond what may be signed.
+            TokenTooLarge: the token would be too long.
+            NotReady: there is no key to sign with.
+        """
+        keys = self._signing_keys()
+        made = claims.renewed(
+            old,
+            issuer=self._policy.issuers[0],
+            audience=self._policy.audience,
+            ttl_s=self._ttl_s(keys, ttl_s, default_s=old.lifetime_s),
+            token_id=self._token_id(),
+            payload=payload,
+            now_s=self.clock(),
+        )
+        body = msgspec.json.encode(made.to_json())
+        signed = self._signed(keys, made, body)
+        if remembered and keys.ring.active is not None:
+            self._memory_under(keys).put(signed.raw_token, (keys.ring.active, made), body=body)
+        return signed
+
     async def verify(self, raw_token: str, *, audience: Sequence[str] = ()) -> VerifiedToken:
-        """Checks signature and claims, in the contract's order; the first check that fails is the reason.
+        """Check signature and claims, in the contract's order; the first check that fails is the reason.
 
         Raises:
             InvalidToken: with the reason.
             NotReady: there is no ring to check with.
         """
+        token = await self._check(raw_token, audience=audience, remembered=True)
+        self.observe("verified")
+        return token
+
+    async def check(self, raw_token: str, *, remembered: bool = False) -> VerifiedToken:
+        """As `verify`, of a token that is about to be replaced: it is not counted, and not `remembered` by default."""
+        return await self._check(raw_token, audience=(), remembered=remembered)
+
+    async def _check(self, raw_token: str, *, audience: Sequence[str], remembered: bool) -> VerifiedToken:
         keys = self._signing_keys()
         try:
             memory = self._memory_under(keys)
             found = memory.find(raw_token)
             if found is None:
                 found, body = await self._proven(keys, raw_token)
-                memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
-            token = self._accepted(keys, raw_token, found, audience)
+                if remembered:
+                    memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
+            return self._accepted(keys, raw_token, found, audience)
         except InvalidToken as error:
-            self._observe(error.reason)
+            self.observe(error.reason)
             raise
-        self._observe("verified")
-        return token
 
     def _memory_under(self, keys: LoadedRing) -> TokenCache:
         """What was found good under these keys; dropped whenever they change, as the change may be a revocation."""
@@ -208,12 +256,14 @@ class TokenService:
         self, keys: LoadedRing, raw_token: str, found: CachedClaims, audience: Sequence[str] = ()
     ) -> VerifiedToken:
         """What was proven, if this deployment takes it now."""
-        now_s = self._clock()
+        now_s = self.clock()
         key, proven = found
         claims.check(
             proven,
             issuers=self._policy.issuers,
-            audience=(*self._policy.audience, *audience),
+            audience=self._policy.audience,
+            audience_since_s=self._policy.audience_since_s,
+            demanded=audience,
             revoked_before_s=max(keys.ring.revoked_before_s, key.revoked_before_s or 0),
             now_s=now_s,
         )
@@ -243,11 +293,8 @@ class TokenService:
             raise InvalidRequest("The ttl is too long.", [Fault("/ttl", f"must be from 1 to {longest_s}")])
         return asked_s
 
-    async def _signed(self, keys: LoadedRing, made: GuestClaims) -> SignedToken:
-        body = msgspec.json.encode(made.to_json())
-        await asyncio.sleep(0)
+    def _signed(self, keys: LoadedRing, made: GuestClaims, body: bytes) -> SignedToken:
         raw_token = keys.signer.sign(body)
-        await asyncio.sleep(0)
         if len(raw_token) > self._policy.max_token_bytes:
             raise TokenTooLarge(size_bytes=len(raw_token), limit_bytes=self._policy.max_token_bytes)
         return SignedToken(raw_token=raw_token, claims=made, key_id=keys.signer.kid)
@@ -263,10 +310,19 @@ class TokenService:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
 
 
-def _changed(payload: dict[str, Any], patch: PayloadPatch) -> dict[str, Any] | None:
-    """The payload after the change; None where that is equal to what it was."""
-    changed = patch.apply(payload)
-    return None if equal(changed, payload) else changed
+def _check_first_time(keys: LoadedRing, first_issued_at_s: int, *, subject: str | None, now_s: float) -> None:
+    """Raises `InvalidRequest` where no guest can have begun then."""
+    messages = []
+    if subject is None:
+        messages.append("needs a subject beside it: it is for a guest that is imported")
+    if first_issued_at_s > now_s:
+        messages.append("is in the future")
+    if first_issued_at_s < keys.ring.revoked_before_s:
+        messages.append("is before the time from which guests are good: they were revoked")
+    if messages:
+        raise InvalidRequest(
+            "The guest cannot have begun then.", [Fault("/first_issued_at", each) for each in messages]
+        )
 
 
 def _uuid8(custom: bytes) -> UUID:

@@ -685,7 +685,7 @@ async def test_a_forged_token_is_counted_wherever_it_comes(api: Api, present: Ca
 
 
 async def test_each_thing_done_with_a_token_is_counted_once(api: Api) -> None:
-    token = (await api.issue())["token"]
+    token = (await api.issue(payload={"a": 1}))["token"]
     await api.verify(token)
     await api.post("/v1/refresh-payload", {"token": token})
     await api.post("/v1/merge", {"tokens": [token], "dry_run": True})

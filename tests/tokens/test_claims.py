@@ -86,7 +86,13 @@ def test_a_changed_payload_is_the_next_version_of_the_same_guest() -> None:
     old = made(aud=["a", "b"], role_hint="guest")
 
     new = claims.renewed(
-        old, issuer="https://new.example", ttl_s=10, token_id="t-2", payload={"a": 1}, now_s=1.7e9 + 5.9
+        old,
+        issuer="https://new.example",
+        audience=("c",),
+        ttl_s=10,
+        token_id="t-2",
+        payload={"a": 1},
+        now_s=1.7e9 + 5.9,
     )
 
     assert new.to_json() == {
@@ -104,7 +110,7 @@ def test_a_changed_payload_is_the_next_version_of_the_same_guest() -> None:
 
 
 def test_signing_again_keeps_payload_and_version() -> None:
-    new = claims.renewed(made(ver=7), issuer=ISSUER, ttl_s=10, token_id="t-2", payload=None, now_s=1.7e9)
+    new = claims.renewed(made(ver=7), issuer=ISSUER, audience=(), ttl_s=10, token_id="t-2", payload=None, now_s=1.7e9)
 
     assert (new.version, new.payload) == (7, {"cart": []})
 
