@@ -11,6 +11,7 @@ API ?= http://127.0.0.1:8080
 EXAMPLES ?= 1000
 LAW_EXAMPLES ?= 10000
 MODEL_EXAMPLES ?= 1000
+SEEDS ?= 10000
 KILLS ?= 1000
 ROTATIONS ?= 50
 PYTHONS ?= python3.11 python3.12 python3.13
@@ -117,7 +118,11 @@ unit: $(VENV)/.dev
 .PHONY: laws
 laws: $(VENV)/.dev ## the laws of merging and of the keyring, each on 10,000 new examples (LAW_EXAMPLES=...), and a fleet of keepers and followers in random order (MODEL_EXAMPLES=1000); half an hour
 	MERGE_LAW_EXAMPLES=$(LAW_EXAMPLES) RING_LAW_EXAMPLES=$(LAW_EXAMPLES) RING_MODEL_EXAMPLES=$(MODEL_EXAMPLES) \
-		$(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 7200 tests/merge/test_laws.py tests/keys/test_laws.py tests/keys/test_model.py
+		$(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 7200 tests/merge/test_laws.py tests/merge/test_three_ways.py tests/keys/test_laws.py tests/keys/test_model.py
+
+.PHONY: browsers
+browsers: $(VENV)/.dev ## simulated browsers whose changes race, SEEDS=10000 of them with one and with two workers; an hour
+	@$(BIN)/python -m tests.system.browsers --seeds $(SEEDS)
 
 .PHONY: bench-merge
 bench-merge: $(VENV)/.run ## what a merge costs, and that it is linear
