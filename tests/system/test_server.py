@@ -118,6 +118,14 @@ def test_a_hangup_does_not_end_a_single_worker_and_the_log_says_what_it_does_not
         assert service.stop() == 0
 
 
+def test_several_hosts_are_served_by_one_process(tmp_path: Path) -> None:
+    with running(tmp_path, GUEST_HOST="127.0.0.1,::1") as service:
+        port = service.base_url.rpartition(":")[2]
+        ready = [get(f"http://{host}:{port}/readyz") for host in ("127.0.0.1", "[::1]")]
+
+    assert ready == [200, 200]
+
+
 def test_each_host_is_listened_on_at_the_same_port() -> None:
     sockets = listen(["127.0.0.1", "::1", "127.0.0.1"], 0)
 

@@ -266,6 +266,40 @@ def test_a_fork_that_fails_is_reported_and_tried_again_after_a_pause() -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+HANGS = """
+import logging, os, socket, sys, time
+from service import workers
+
+workers.HANG_S = 2
+hung = os.path.join(sys.argv[1], "hung")
+
+async def work(row, ended, ready):
+    ready()
+    if not os.path.exists(hung):
+        open(hung, "w").close()
+        time.sleep(3600)
+    await ended.wait()
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+sockets = [socket.create_server(("127.0.0.1", 0))]
+workers.Workers(work, number=1, sockets=sockets, ready=lambda: None, may_restart=lambda: True).run()
+"""
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program = (sys.executable, "-c", HANGS, str(tmp_path))
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(program, env=environment({}), stdout=output, stderr=output) as process,  # noqa: S603
+    ):
+        until(lambda: log.read_text().count("Booting worker") == 2)
+        process.terminate()
+
+    assert process.returncode == 0
+    assert "WORKER TIMEOUT" in log.read_text()
+
+
 def test_workers_end_when_the_process_that_started_them_is_killed(service: Service) -> None:
     started = workers(service)
 
