@@ -254,6 +254,10 @@ gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway AP
 test-shop: $(GATEWAYS_VENV)/.made ## the demo shop and the API page, driven in headless Chromium
 	$(GATEWAYS_BIN)/pytest --timeout 300 --confcutdir=tests/shop tests/shop
 
+.PHONY: test-prometheus
+test-prometheus: $(VENV)/.dev ## the alerts and the dashboard's expressions, read by Prometheus' own code; needs Go
+	$(BIN)/pytest --timeout 1200 tests/prometheus
+
 .PHONY: screenshots
 screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images anew
 	SHOP_SCREENSHOTS=docs/images $(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop -k come_together
