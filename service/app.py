@@ -241,7 +241,7 @@ def _gauges(status: KeysStatus, loop_lag: LoopLag) -> dict[str, float]:
         "keyring_refused": sum(status.counts.get(refusal.code, 0) for refusal in REFUSALS),
         "keyring_put_back": status.counts.get("put_back", 0),
         "redis_ok": status.redis == "ok",
-        "event_loop_lag_seconds": loop_lag.last_s,
+        "event_loop_lag_seconds": loop_lag.recent_s,
         "event_loop_longest_lag_seconds": loop_lag.longest_s,
         **{f"keys_{state}": number for state, number in status.keys.items()},
     }

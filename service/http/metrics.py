@@ -9,6 +9,7 @@ import asyncio
 import logging
 import mmap
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Final, get_args
@@ -28,6 +29,8 @@ BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 MAX_ROUTES: Final = 32
 LOOP_CHECK_S: Final = 0.25
 """How often the event loop's lag is measured: often enough to catch most delays that a person would feel."""
+LAG_WINDOW_S: Final = 60.0
+"""Over which the longest lag is reported: longer than most scrape intervals, so no delay falls between scrapes."""
 LOGGED_LAG_S: Final = 1.0
 """From which lag on a warning is logged."""
 
@@ -39,7 +42,7 @@ GAUGES: Final = {
     "keyring_refused": "How often since the start a keyring was not taken",
     "keyring_put_back": "How often since the start the keyring was put into Redis",
     "redis_ok": "1 where Redis responds",
-    "event_loop_lag_seconds": "How late the event loop last came round",
+    "event_loop_lag_seconds": "How late the event loop came round at most in the last minute",
     "event_loop_longest_lag_seconds": "How late it came round at most since the start",
     "keys_next": "Keys that will sign",
     "keys_active": "Keys that sign",
@@ -163,15 +166,26 @@ class LoopLag:
     def __init__(self, *, steady_clock: Clock, check_every_s: float = LOOP_CHECK_S) -> None:
         self._clock = steady_clock
         self._check_every_s = check_every_s
-        self.last_s = 0.0
+        self._window: deque[tuple[float, float]] = deque()  # time and lag, each lag longer than those after it
         self.longest_s = 0.0
+
+    @property
+    def recent_s(self) -> float:
+        """The longest lag of the last `LAG_WINDOW_S`."""
+        return self._window[0][1] if self._window else 0.0
 
     async def run(self) -> None:
         """Measures until cancelled."""
         while True:
             started_s = self._clock()
             await asyncio.sleep(self._check_every_s)
-            self.last_s = max(0.0, self._clock() - started_s - self._check_every_s)
-            self.longest_s = max(self.longest_s, self.last_s)
-            if self.last_s >= LOGGED_LAG_S:
-                logger.warning("the event loop was blocked", extra={"seconds": round(self.last_s, 3)})
+            now_s = self._clock()
+            lag_s = max(0.0, now_s - started_s - self._check_every_s)
+            while self._window and self._window[-1][1] <= lag_s:
+                self._window.pop()
+            self._window.append((now_s, lag_s))
+            if self._window[0][0] < now_s - LAG_WINDOW_S:
+                self._window.popleft()
+            self.longest_s = max(self.longest_s, lag_s)
+            if lag_s >= LOGGED_LAG_S:
+                logger.warning("the event loop was blocked", extra={"seconds": round(lag_s, 3)})

@@ -335,18 +335,15 @@ def _decode_json(raw: bytes, *, surrogates_in: str | None) -> Any:
     if depth(value) > MAX_DEPTH:
         raise _malformed(_TOO_DEEP)
     if "\\u" in text:
-        _require_text(value, surrogates_in=surrogates_in)
+        # UTF-8 cannot encode lone surrogates (RFC 8259, section 8.2); one list may have some.
+        checked = value
+        if isinstance(value, dict) and isinstance(value.get(surrogates_in), list):
+            checked = {name: member for name, member in value.items() if name != surrogates_in}
+        try:
+            msgspec.json.encode(checked)
+        except UnicodeEncodeError as error:
+            raise _malformed("has a lone surrogate") from error
     return value
-
-
-def _require_text(value: Any, *, surrogates_in: str | None) -> None:
-    """Refuses lone surrogates (RFC 8259, section 8.2), which UTF-8 cannot encode, but in the list `surrogates_in`."""
-    if isinstance(value, dict) and isinstance(value.get(surrogates_in), list):
-        value = {name: member for name, member in value.items() if name != surrogates_in}
-    try:
-        msgspec.json.encode(value)
-    except UnicodeEncodeError as error:
-        raise _malformed("has a lone surrogate") from error
 
 
 def _malformed(message: str) -> MalformedRequest:

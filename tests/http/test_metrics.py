@@ -25,14 +25,27 @@ async def measured(*told_s: float) -> LoopLag:
 async def test_a_loop_that_comes_round_in_time_has_no_lag(caplog: pytest.LogCaptureFixture) -> None:
     lag = await measured(10.0, 10.0)
 
-    assert (lag.last_s, lag.longest_s) == (0.0, 0.0)
+    assert (lag.recent_s, lag.longest_s) == (0.0, 0.0)
     assert caplog.records == []
 
 
-async def test_the_last_lag_and_the_longest_are_kept() -> None:
-    lag = await measured(10.0, 10.5, 11.0, 11.125)
+@pytest.mark.parametrize(
+    ("times_s", "recent_s"),
+    [
+        ((10.0, 10.5), 0.5),
+        ((10.0, 10.5, 11.0, 11.125), 0.5),
+        ((10.0, 10.25, 11.0, 11.5), 0.5),
+        ((10.0, 10.5, 70.0, 70.125), 0.5),
+        ((10.0, 10.5, 71.0, 71.125), 0.125),
+        ((10.0, 10.5, 71.0, 71.125, 80.0, 80.0625), 0.125),
+    ],
+    ids=["one", "shorter", "longer", "within a minute", "after a minute", "the next longest"],
+)
+async def test_the_longest_lag_of_the_last_minute_is_reported(times_s: tuple[float, ...], recent_s: float) -> None:
+    lag = await measured(*times_s)
 
-    assert (lag.last_s, lag.longest_s) == (0.125, 0.5)
+    assert lag.recent_s == recent_s
+    assert lag.longest_s == 0.5
 
 
 async def test_a_stall_of_a_second_is_told(caplog: pytest.LogCaptureFixture) -> None:
