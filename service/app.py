@@ -176,13 +176,14 @@ def make_app(
     tokens = make_tokens(settings, keys, clock=clock, random_bytes=random_bytes, observe=observe)
     cookie = GuestCookie(settings.cookie)
     access = ApiKeyAuth(settings.access, clock=clock)
+    merges = MergeService(tokens, recent=shared.recent)
     limiter = RateLimiter(settings.gateway.rate_limit_per_s, clock=clock, clients=shared.clients)
     api = ApiHandlers(
         tokens=tokens,
-        merges=MergeService(tokens, recent=shared.recent),
+        merges=merges,
         merge_policies=settings.merge_policies,
         default_policy=settings.merge_policy,
-        forward_auth=ForwardAuth(settings.gateway, tokens=tokens, cookie=cookie, limiter=limiter),
+        forward_auth=ForwardAuth(settings.gateway, tokens=tokens, merges=merges, cookie=cookie, limiter=limiter),
         cookie=cookie,
         clock=clock,
         observe=metrics.token,

@@ -13,7 +13,7 @@ import msgspec
 from service.errors import InvalidToken, NotReady, TokenTooLarge
 from service.http.cookies import GuestCookie, Headers
 from service.http.rate_limit import Network, RateLimiter, client_network
-from service.tokens.claims import GuestClaims
+from service.merge.service import MergeService
 from service.tokens.service import SignedToken, TokenService, VerifiedToken
 
 MAX_SIGNATURES: Final = 8
@@ -21,6 +21,14 @@ MAX_SIGNATURES: Final = 8
 MAX_LOOKED_AT: Final = 180
 """Tokens of one request, those included whose refusal costs no signature: as many cookies as Chromium keeps for a site.
 A head of 64 KiB could hold 8,000, 60 ms of work."""
+
+
+_EXTRA_HEADERS: Final = {
+    "payload": "X-Guest-Payload",
+    "token": "X-Guest-Token",
+    "access": "X-Guest-Access-Token",
+}
+"""The further identity headers, by their name in `GUEST_AUTH_HEADERS`."""
 
 
 class ForwardAuthPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,15 +105,22 @@ class ForwardAuth:
     """`/v1/auth` under one policy."""
 
     def __init__(
-        self, policy: ForwardAuthPolicy, *, tokens: TokenService, cookie: GuestCookie, limiter: RateLimiter
+        self,
+        policy: ForwardAuthPolicy,
+        *,
+        tokens: TokenService,
+        merges: MergeService,
+        cookie: GuestCookie,
+        limiter: RateLimiter,
     ) -> None:
         self._policy = policy
         self._tokens = tokens
+        self._merges = merges
         self._cookie = cookie
         self._limiter = limiter
         # Empty, they make a gateway that copies them overwrite what a client sent under these names.
         names = ["X-Guest-Id", "X-Guest-Version", "X-Guest-New"]
-        names += [f"X-Guest-{name.title()}" for name in sorted(policy.headers)]
+        names += [_EXTRA_HEADERS[name] for name in sorted(policy.headers)]
         self._nobody = AuthDecision("nobody", dict.fromkeys(names, ""))
         # A service worker that passes a navigation on turns its `document` into `empty`.
         self._page_destinations = {"document", "empty"} | ({"iframe"} if cookie.partitioned else set())
@@ -113,7 +128,7 @@ class ForwardAuth:
     async def verify(self, headers: Headers) -> AuthDecision | None:
         """The guest of a good token; None without one."""
         found = await self._find(headers)
-        return None if found is None else self._known(found)
+        return None if found is None else await self._known(found)
 
     def presents_a_token(self, headers: Headers) -> bool:
         """Whether the request came with anything that could be a guest token."""
@@ -124,15 +139,18 @@ class ForwardAuth:
         found = await self._find(headers)
         if found is None:
             return await self._first_visit(headers, method=method, peer=peer)
-        # A Bearer token's owner keeps it elsewhere than in a cookie, and would have two guests with one.
-        if found.is_cookie and (found.token.refresh_due or found.is_old_name) and self._may_set(headers, method=method):
-            try:
-                renewed = await self._tokens.renew(found.token)
-            except (NotReady, TokenTooLarge):
-                return self._known(found)
-            if self._cookie.bytes_left(len(renewed.raw_token), max_age_s=renewed.claims.lifetime_s) >= 0:
-                return self._signed(renewed, outcome="known")
-        return self._known(found)
+        # The owner of a Bearer token keeps it elsewhere than in a cookie, and would have two guests with one.
+        if not found.is_cookie or not self._may_set(headers, method=method):
+            return await self._known(found)
+        if not (found.token.refresh_due or found.is_old_name or self._merges.is_superseded(found.token)):
+            return await self._known(found)
+        try:
+            renewed = await self._merges.renew(found.token)
+        except (NotReady, TokenTooLarge):
+            return await self._known(found)
+        if self._cookie.bytes_left(len(renewed.raw_token), max_age_s=renewed.claims.lifetime_s) < 0:
+            return await self._known(found)
+        return await self._signed(renewed, outcome="known")
 
     async def _first_visit(self, headers: Headers, *, method: str, peer: str | None) -> AuthDecision:
         forwarded_for = headers.getall("X-Forwarded-For", ())
@@ -140,7 +158,7 @@ class ForwardAuth:
         if not self._may_set(headers, method=method) or not self._limiter.allows(client):
             return self._nobody
         try:
-            return self._signed(await self._tokens.issue(payload={}), outcome="new")
+            return await self._signed(await self._tokens.issue(payload={}), outcome="new")
         except (NotReady, TokenTooLarge):
             return self._nobody
 
@@ -173,25 +191,30 @@ class ForwardAuth:
             and headers.get("Purpose", "").lower() != "prefetch"
         )
 
-    def _known(self, found: _Found) -> AuthDecision:
-        return AuthDecision("known", self._identity(found.token.claims, raw_token=found.raw_token, is_new=False))
+    async def _known(self, found: _Found) -> AuthDecision:
+        identity = await self._identity(found.token, raw_token=found.raw_token, is_new=False)
+        return AuthDecision("known", identity)
 
-    def _signed(self, token: SignedToken, *, outcome: Literal["known", "new"]) -> AuthDecision:
-        headers = self._identity(token.claims, raw_token=token.raw_token, is_new=outcome == "new")
+    async def _signed(self, token: SignedToken, *, outcome: Literal["known", "new"]) -> AuthDecision:
+        headers = await self._identity(token, raw_token=token.raw_token, is_new=outcome == "new")
         headers["Set-Cookie"] = self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)
         return AuthDecision(outcome, headers)
 
-    def _identity(self, claims: GuestClaims, *, raw_token: str, is_new: bool) -> dict[str, str]:
+    async def _identity(self, token: VerifiedToken | SignedToken, *, raw_token: str, is_new: bool) -> dict[str, str]:
         headers = {
-            "X-Guest-Id": claims.subject,
-            "X-Guest-Version": str(claims.version),
+            "X-Guest-Id": token.claims.subject,
+            "X-Guest-Version": str(token.claims.version),
             "X-Guest-New": "1" if is_new else "0",
         }
         if "payload" in self._policy.headers:
-            payload = urlsafe_b64encode(msgspec.json.encode(claims.payload))
+            payload = urlsafe_b64encode(msgspec.json.encode(token.claims.payload))
             headers["X-Guest-Payload"] = payload.rstrip(b"=").decode("ascii")
         if "token" in self._policy.headers:
             headers["X-Guest-Token"] = raw_token
+        if "access" in self._policy.headers:
+            audience = self._policy.access_audience
+            access_token = await self._tokens.reused_access_token(token, audience=audience)
+            headers["X-Guest-Access-Token"] = access_token.raw_token
         return headers
 
 

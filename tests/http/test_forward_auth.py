@@ -1,6 +1,7 @@
 from base64 import urlsafe_b64decode
 from typing import Any
 
+import jwt
 import msgspec
 import pytest
 from yarl import URL
@@ -507,3 +508,74 @@ async def test_a_space_before_the_name_is_another_cookie(api: Api, space: bytes)
 
     assert alone.status == 401
     assert (both.status, both.headers["x-guest-id"]) == (200, own["subject"])
+
+
+async def access_claims(api: Api, raw_token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and claims of an access token, verified offline as a service behind the gateway would."""
+    jwks = (await api.get("/.well-known/jwks.json")).json
+    header = jwt.get_unverified_header(raw_token)
+    [key] = [jwt.PyJWK(each) for each in jwks["keys"] if each["kid"] == header["kid"]]
+    claims: dict[str, Any] = jwt.decode(
+        raw_token, key, algorithms=["ES256"], audience="shop", options={"verify_exp": False, "verify_iat": False}
+    )
+    return header, claims
+
+
+async def test_an_access_token_goes_upstream_where_named(make_api: MakeApi) -> None:
+    api = await make_api(GUEST_AUTH_HEADERS="access", GUEST_ACCESS_AUDIENCE="shop")
+    guest = await api.issue(payload={"cart": ["cup"]})
+
+    known = await api.get("/v1/auth", headers={"Cookie": f"guest={guest['token']}"})
+    new = await ensure(api, **NAVIGATION)
+    nobody = await ensure(api)
+
+    header, claims = await access_claims(api, known.headers["X-Guest-Access-Token"])
+    assert (header["typ"], claims["sub"], claims["aud"]) == ("at+jwt", guest["subject"], "shop")
+    assert (claims["exp"] - claims["iat"], claims["client_id"]) == (300, "guest-sessions")
+    assert "payload" not in claims
+    _, of_new = await access_claims(api, new.headers["X-Guest-Access-Token"])
+    assert of_new["sub"] == new.headers["X-Guest-Id"]
+    assert nobody.headers["X-Guest-Access-Token"] == ""
+
+
+async def test_an_access_token_is_given_again_for_half_its_life(make_api: MakeApi, clock: HandClock) -> None:
+    api = await make_api(GUEST_AUTH_HEADERS="access", GUEST_ACCESS_AUDIENCE="shop")
+    cookie = {"Cookie": f"guest={(await api.issue())['token']}"}
+
+    async def given() -> str:
+        return (await api.get("/v1/auth", headers=cookie)).headers["X-Guest-Access-Token"]
+
+    first = await given()
+    clock.now_s += 140
+    again = await given()
+    clock.now_s += 20
+
+    assert again == first
+    assert await given() != first
+
+
+async def test_an_access_token_is_no_guest(make_api: MakeApi) -> None:
+    api = await make_api(GUEST_AUTH_HEADERS="access", GUEST_ACCESS_AUDIENCE="shop")
+    guest = await api.issue()
+    access = (await api.get("/v1/auth", headers={"Cookie": f"guest={guest['token']}"})).headers["X-Guest-Access-Token"]
+
+    by_cookie = await api.get("/v1/auth", headers={"Cookie": f"guest={access}"})
+    verified = await api.post("/v1/verify", {"token": access})
+
+    assert by_cookie.status == 401
+    assert verified.json == {"active": False, "reason": "unknown_key"}
+
+
+async def test_a_superseded_cookie_gets_the_newest_state_on_a_page(api: Api) -> None:
+    """An answer that came late would otherwise leave the browser with the older state."""
+    old = await api.issue(payload={"cart": ["cup"]})
+    await change(api, old["token"], {"cart": ["cup", "pot"]})
+    cookie = f"guest={old['token']}"
+
+    fetched = await ensure(api, Cookie=cookie)
+    opened = await ensure(api, **NAVIGATION, Cookie=cookie)
+
+    assert "Set-Cookie" not in fetched.headers
+    assert guest_of(opened) == (200, old["subject"], "0")
+    assert opened.headers["X-Guest-Version"] == "2"
+    assert (await api.verify(cookie_of(opened)))["payload"] == {"cart": ["cup", "pot"]}

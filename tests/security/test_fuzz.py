@@ -29,6 +29,7 @@ from service.keys.redis_store import parse_redis_url
 from service.keys.signer import Signer, inspect
 from service.merge.handover import Candidate, merge_guests
 from service.merge.policy_parser import compile_policy, parse_policy_file
+from service.merge.service import MergeService
 from service.tokens import claims
 from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch
 from service.tokens.service import TokenPolicy, TokenService, decode_claims
@@ -331,6 +332,7 @@ def gateway() -> ForwardAuth:
         issuers=(ISSUER,), audience=(), ttl_s=60, max_ttl_s=60, renew_after_s=30, max_token_bytes=3_800
     )
     clock = HandClock(NOW_S + 40)
+    tokens = TokenService(policy, keys=keys, clock=clock, random_bytes=os.urandom, observe=lambda _event: None)
     return ForwardAuth(
         ForwardAuthPolicy(
             ensure_on="any",
@@ -340,7 +342,8 @@ def gateway() -> ForwardAuth:
                 {"GUEST_TRUSTED_PROXIES": "127.0.0.0/8,::1/128,10.0.0.0/8"}
             ).gateway.trusted_proxies,
         ),
-        tokens=TokenService(policy, keys=keys, clock=clock, random_bytes=os.urandom, observe=lambda _event: None),
+        tokens=tokens,
+        merges=MergeService(tokens),
         cookie=GuestCookie(CookiePolicy(names=("guest",), domain=None, same_site="Lax", secure=False)),
         limiter=RateLimiter(RATE_PER_S, clock=clock),
     )
