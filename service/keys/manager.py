@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from service.keys import Clock, encoding, keyring
-from service.keys.file_store import DISK_TIMEOUT_S, Disk, FileStore
+from service.keys.file_store import DISK_TIMEOUT_S, Disk, FileStore, SealedWith
 from service.keys.generator import KeyGenerator
 from service.keys.held import Health, HeldRing, LoadedRing
 from service.keys.keyring import KeyPolicy, KeyRing
@@ -49,7 +49,11 @@ DEFAULT_PACE: Final = Pace()
 
 
 class KeysStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys as seen from outside. `ring_age_s`: since the ring was last found so at its source."""
+    """The keys as seen from outside.
+
+    `ring_age_s`: since the ring was last found so at its source; `copy_age_s`: since Redis was last found to hold it.
+    `sealed_with`: which of the secrets sealed the file; None for a follower, or before it was read.
+    """
 
     role: Role
     ready: bool
@@ -58,6 +62,8 @@ class KeysStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
     revision: int
     ring_age_s: float | None
+    copy_age_s: float | None
+    sealed_with: SealedWith | None
     active_key: str | None
     keys: dict[str, int]
     counts: dict[str, int]
@@ -160,6 +166,8 @@ class KeyManager:
             problem=next(iter(self._health.problems.values()), self._held.fault),
             revision=ring.revision if ring else 0,
             ring_age_s=None if self._health.confirmed_at is None else now - self._health.confirmed_at,
+            copy_age_s=None if self._copy is None or self._copy.confirmed_at is None else now - self._copy.confirmed_at,
+            sealed_with=None if self._file is None else self._file.sealed_with,
             active_key=ring.active.kid if ring and ring.active else None,
             keys={state.value: states[state.value] for state in keyring.KeyState},
             counts=dict(self._health.counts),

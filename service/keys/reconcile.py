@@ -24,7 +24,7 @@ from service.errors import (
     WrongSecret,
 )
 from service.keys import Clock, keyring
-from service.keys.file_store import Disk, FileStore
+from service.keys.file_store import Disk, FileStore, SealedWith
 from service.keys.generator import KeyGenerator
 from service.keys.held import Health, HeldRing
 from service.keys.keyring import KeyRecord, KeyRing
@@ -49,7 +49,10 @@ class Core(msgspec.Struct, frozen=True):
 
     async def take(self, found: KeyRing) -> KeyRing:
         """Joins what was found at a source into the ring in memory; the ring afterwards. Raises `KeyringForeign`."""
+        before = self.held.ring
         ring = await self.held.take(found)
+        if before is not None and ring != before:
+            self.health.counts["joined"] += 1
         self.health.confirmed_at = self.steady_clock()
         return ring
 
@@ -78,6 +81,11 @@ class FileKeeper:
         self._empty_since: float | None = None
         self._stamp: object = None
         self._found: KeyRing | None = None
+
+    @property
+    def sealed_with(self) -> SealedWith | None:
+        """What the file was sealed with when it was last read."""
+        return self._store.sealed_with
 
     async def tend(self) -> None:
         """One look at the file, and all that is due then."""
@@ -203,6 +211,8 @@ class CopyTender:
         self._core = core
         self.foreign_since: float | None = None
         """Since when, by the steady clock, the copy has been another deployment's."""
+        self.confirmed_at: float | None = None
+        """When, by the steady clock, the copy was last found to hold this ring, or to hold it again."""
 
     async def tend(self) -> None:
         """One look at the copy."""
@@ -216,6 +226,7 @@ class CopyTender:
             self._core.health.failed("redis", error.code, error.detail)
         else:
             self._core.health.ok("redis")
+            self.confirmed_at = self._core.steady_clock()
 
     async def _follow(self) -> None:
         found = await self._copy.get()

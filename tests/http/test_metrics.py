@@ -7,6 +7,7 @@ import pytest
 
 from service.http.metrics import LoopLag
 from tests.api import Api
+from tests.conftest import MakeApi
 
 
 async def measured(*told_s: float) -> LoopLag:
@@ -66,3 +67,17 @@ async def test_the_metrics_tell_the_lag(api: Api) -> None:
 
     assert "\nguest_sessions_event_loop_lag_seconds " in metrics
     assert "\nguest_sessions_event_loop_longest_lag_seconds " in metrics
+
+
+@pytest.mark.parametrize(
+    ("secrets", "sealed"), [({}, 0), ({"GUEST_KEYS_SECRET": "A" * 43}, 1)], ids=["plain", "sealed"]
+)
+async def test_the_metrics_say_whether_the_file_is_sealed(
+    make_api: MakeApi, secrets: dict[str, str], sealed: int
+) -> None:
+    api = await make_api(**secrets)
+
+    metrics = (await api.get("/metrics")).body.decode()
+
+    assert f"\nguest_sessions_keyring_file_sealed {sealed}.0\n" in metrics
+    assert "\nguest_sessions_redis_copy_age_seconds -1.0\n" in metrics

@@ -1292,3 +1292,36 @@ async def test_a_process_starts_from_the_ring_of_another(world: World) -> None:
     await second.start()
     assert (held(second), second.status().file) == (held(first), "keyring_damaged")
     assert world.path.read_bytes() == b"damaged"
+
+
+async def test_the_status_says_how_the_file_is_sealed_and_how_old_the_copy_is(world: World) -> None:
+    keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
+    before = keeper.status()
+    await keeper.start()
+    seen = keeper.status()
+    world.cache.available = False
+    world.pass_s(30)
+    await tick(keeper)
+
+    assert (before.sealed_with, before.copy_age_s) == (None, None)
+    assert (seen.sealed_with, seen.copy_age_s) == ("first", 0)
+    assert (keeper.status().sealed_with, keeper.status().copy_age_s) == ("first", 30)
+
+
+async def test_a_file_without_a_secret_is_sealed_with_none(world: World) -> None:
+    keeper = world.keeper()
+    await keeper.start()
+
+    assert (keeper.status().sealed_with, keeper.status().copy_age_s) == ("none", None)
+
+
+async def test_what_a_source_adds_is_counted_once(world: World) -> None:
+    keeper = world.keeper()
+    await keeper.start()
+    await tick(keeper)
+    first = keeper.status().counts.get("joined", 0)
+    world.rotate()
+    await tick(keeper)
+    await tick(keeper)
+
+    assert (first, keeper.status().counts["joined"]) == (0, 1)
