@@ -38,7 +38,7 @@ endef
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml
 	$(call install,$(VENV),the locked dependencies,run build)
@@ -144,6 +144,29 @@ chaos: $(VENV)/.dev ## a fleet under load while Redis fails and the keys rotate 
 clocks: $(VENV)/.dev ## the same fleet with clocks that are apart, jump, and reach 2038, 2106 and 2200; minutes
 	@$(BIN)/python -m tests.chaos.clocks
 
+# --- the clients ---
+
+# The venv of all that is tried on the built clients; the service has its own, so that no client leans on it.
+CLIENTS_VENV ?= .venv-clients
+CLIENTS_BIN := $(CLIENTS_VENV)/bin
+CLIENTS_PYTEST = GUEST_SERVICE_PYTHON=$(abspath $(BIN))/python $(CLIENTS_BIN)/pytest
+
+$(CLIENTS_VENV)/.made: requirements/clients.txt
+	$(call install,$(CLIENTS_VENV),the frameworks that the clients are tried in,clients)
+	@touch $@
+
+PY := clients/python
+PY_APPS := tests/clients/apps/python
+PY_WHEEL := dist/guest_sessions_client-$(shell sed -n 's/^version = "\(.*\)"/\1/p' $(PY)/pyproject.toml)-py3-none-any.whl
+
+$(PY_WHEEL): $(CLIENTS_VENV)/.made $(PY)/pyproject.toml $(PY)/README.md $(PY)/CHANGELOG.md $(wildcard $(PY)/guest_sessions/*.py)
+	@rm -f dist/guest_sessions_client-*
+	@cd $(PY) && $(abspath $(CLIENTS_BIN))/python -m hatchling build -d $(abspath dist)
+
+$(CLIENTS_VENV)/.client: $(PY_WHEEL)
+	@$(CLIENTS_BIN)/python $(PIP_INSTALL) --force-reinstall $(PY_WHEEL)
+	@touch $@
+
 # $(call npm-ci,FOLDER): what its lock file names; without npm it is left out.
 define npm-ci
 @if command -v npm >/dev/null; then cd $(1) && npm ci --silent --no-audit --no-fund && touch node_modules/.made; \
@@ -152,8 +175,11 @@ endef
 
 JS := clients/javascript
 JS_APPS := tests/clients/apps/javascript
-JS_TARBALL := dist/guest-sessions-0.1.0.tgz
+JS_TARBALL := dist/guest-sessions-$(shell sed -n 's/^  "version": "\(.*\)",/\1/p' $(JS)/package.json).tgz
+GO_APPS := tests/clients/apps/go
 EXPRESS := examples/middleware/express
+LOGIN := examples/login
+GENERATED := tests/generated
 
 $(JS)/node_modules/.made: $(JS)/package.json $(JS)/package-lock.json
 	$(call npm-ci,$(JS))
@@ -161,90 +187,56 @@ $(JS)/node_modules/.made: $(JS)/package.json $(JS)/package-lock.json
 $(JS_TARBALL): $(JS)/node_modules/.made $(JS)/tsconfig.json $(JS)/README.md $(JS)/CHANGELOG.md $(wildcard $(JS)/src/*.ts)
 	@if command -v npm >/dev/null; then mkdir -p dist && cd $(JS) && npm pack --silent --pack-destination ../../dist; fi
 
-$(JS_APPS)/node_modules/.made: $(JS_TARBALL) $(JS_APPS)/package.json $(JS_APPS)/package-lock.json
-	$(call npm-ci,$(JS_APPS))
+# What installs the packed client.
+$(JS_APPS)/node_modules/.made $(EXPRESS)/node_modules/.made $(LOGIN)/node_modules/.made: %/node_modules/.made: \
+		$(JS_TARBALL) %/package.json %/package-lock.json
+	$(call npm-ci,$*)
 
-$(EXPRESS)/node_modules/.made: $(JS_TARBALL) $(EXPRESS)/package.json $(EXPRESS)/package-lock.json
-	$(call npm-ci,$(EXPRESS))
-
-.PHONY: client-javascript
-client-javascript: $(JS_TARBALL) $(JS_APPS)/node_modules/.made ## pack the JavaScript client into dist/, and install it beside its conformance applications; needs npm
-
-.PHONY: test-client-javascript
-test-client-javascript: $(JS)/node_modules/.made ## the JavaScript client's own tests; needs npm
-	cd $(JS) && npm test
-
-.PHONY: client-go
-client-go: ## pack the Go client into dist/goproxy, and build its conformance application; needs Go
-	@rm -rf dist/goproxy
-	@$(PYTHON) clients/pack_go.py dist/goproxy
-	@$(PYTHON) tests/clients/apps/go/build.py dist/goproxy
-
-.PHONY: test-client-go
-test-client-go: $(VENV)/.dev ## the packed Go client's own tests, and its README's program on the real service; needs Go
-	$(BIN)/pytest -n 0 --timeout 600 tests/clients/test_go_module.py
-
-# The venv in which the Python client is built, and its applications and the conformance suite run; the service has its own.
-CONFORMANCE_VENV ?= .venv-conformance
-CONFORMANCE_BIN := $(CONFORMANCE_VENV)/bin
-PY_APPS := tests/clients/apps/python
-
-$(CONFORMANCE_VENV)/.made: requirements/conformance.txt
-	$(call install,$(CONFORMANCE_VENV),the locked frameworks,conformance)
-	@touch $@
+$(GENERATED)/node_modules/.made: $(GENERATED)/package.json $(GENERATED)/package-lock.json
+	$(call npm-ci,$(GENERATED))
 
 .PHONY: client-python
-client-python: $(CONFORMANCE_VENV)/.made ## build the Python client's wheel and source distribution into dist/
-	@rm -f dist/guest_sessions_client-*
-	@cd clients/python && $(abspath $(CONFORMANCE_BIN))/python -m hatchling build -d $(abspath dist)
+client-python: $(PY_WHEEL) ## build the Python client's wheel and source distribution into dist/
+
+.PHONY: client-javascript
+client-javascript: $(JS_TARBALL) ## pack the JavaScript client into dist/; needs npm
+
+.PHONY: client-go
+client-go: ## pack the Go client into dist/goproxy, laid out as a module proxy
+	@rm -rf dist/goproxy
+	@$(PYTHON) clients/pack_go.py dist/goproxy
 
 .PHONY: clients
-clients: client-python client-javascript ## build the clients' packages into dist/; without npm or Go, those that need neither
-	@if command -v go >/dev/null; then $(MAKE) --no-print-directory client-go; else echo "Go is not here: clients/go is left out" >&2; fi
+clients: client-python client-javascript client-go ## build the clients' packages into dist/; without npm, those that need none
 
 .PHONY: conformance
-conformance: clients $(VENV)/.run ## the clients' conformance suite on the built packages
-	@$(CONFORMANCE_BIN)/python $(PIP_INSTALL) --force-reinstall dist/guest_sessions_client-*.whl
-	$(CONFORMANCE_BIN)/mypy --config-file clients/python/pyproject.toml clients/python/guest_sessions
-	MYPYPATH=$(PY_APPS) $(CONFORMANCE_BIN)/mypy --config-file clients/python/pyproject.toml --explicit-package-bases \
-		$(PY_APPS) examples/middleware/python
-	GUEST_SERVICE_PYTHON=$(abspath $(BIN))/python $(CONFORMANCE_BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup \
-		--timeout 300 --confcutdir=tests/clients tests/clients
+conformance: clients $(VENV)/.run $(CLIENTS_VENV)/.client $(JS_APPS)/node_modules/.made ## the clients' conformance suite, in every framework, on the built packages
+	@if command -v go >/dev/null; then $(PYTHON) $(GO_APPS)/build.py dist/goproxy; fi
+	$(CLIENTS_BIN)/mypy --config-file $(PY)/pyproject.toml $(PY)/guest_sessions
+	MYPYPATH=$(PY_APPS) $(CLIENTS_BIN)/mypy --config-file $(PY)/pyproject.toml --explicit-package-bases $(PY_APPS) examples/middleware/python
+	$(CLIENTS_PYTEST) -n $(PYTEST_WORKERS) --dist loadgroup --timeout 600 --confcutdir=tests/clients tests/clients
 
-LOGIN_VENV ?= .venv-login
-LOGIN_BIN := $(LOGIN_VENV)/bin
-$(LOGIN_VENV)/.made: requirements/login.txt
-	$(call install,$(LOGIN_VENV),the locked auth systems,login)
-	@touch $@
+.PHONY: test-client-javascript
+test-client-javascript: $(JS)/node_modules/.made ## the JavaScript client's own tests, and its types; needs npm
+	@if command -v npm >/dev/null; then cd $(JS) && npm test; fi
 
-LOGIN := examples/login
-$(LOGIN)/node_modules/.made: $(JS_TARBALL) $(LOGIN)/package.json $(LOGIN)/package-lock.json
-	$(call npm-ci,$(LOGIN))
+.PHONY: test-client-go
+test-client-go: $(VENV)/.run $(CLIENTS_VENV)/.made ## the Go client's own tests, as packed, and the program of its README; needs Go
+	$(CLIENTS_PYTEST) --timeout 600 --confcutdir=tests/clients tests/clients/test_go_module.py
 
 .PHONY: test-login
-test-login: client-python $(VENV)/.run $(LOGIN_VENV)/.made $(LOGIN)/node_modules/.made ## handing over at login in SuperTokens, better-auth, Auth.js, Django and Authlib, on the built clients
-	@$(LOGIN_BIN)/python $(PIP_INSTALL) --force-reinstall dist/guest_sessions_client-*.whl
-	GUEST_SERVICE_PYTHON=$(abspath $(BIN))/python $(LOGIN_BIN)/pytest -n $(PYTEST_WORKERS) --timeout 300 --confcutdir=tests/login tests/login
+test-login: $(VENV)/.run $(CLIENTS_VENV)/.client $(LOGIN)/node_modules/.made ## handing over at login in SuperTokens, better-auth, Auth.js, Django and Authlib, on the built clients
+	$(CLIENTS_PYTEST) -n $(PYTEST_WORKERS) --timeout 300 --confcutdir=tests/login tests/login
+
+.PHONY: test-clients
+test-clients: $(VENV)/.run $(CLIENTS_VENV)/.made $(GENERATED)/node_modules/.made ## clients that npm, Go, Java and Rust generators make of openapi.yaml, on the service; minutes
+	$(CLIENTS_PYTEST) --timeout 900 --confcutdir=$(GENERATED) --durations 0 --durations-min 1 $(GENERATED)
+
+# --- the examples ---
 
 .PHONY: test-gateways
 test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real gateways and frameworks, with the files of examples/
 	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways
-
-CLIENTS_VENV ?= .venv-clients
-
-$(CLIENTS_VENV)/.made: requirements/clients.txt pyproject.toml
-	$(call install,$(CLIENTS_VENV),the locked generators of clients,clients)
-	$(call install-project,$(CLIENTS_VENV))
-	@touch $@
-
-GENERATED := tests/generated
-$(GENERATED)/node_modules/.made: $(GENERATED)/package.json $(GENERATED)/package-lock.json
-	@if command -v npm >/dev/null; then cd $(GENERATED) && npm ci --silent --no-audit --no-fund && touch node_modules/.made; \
-	else echo "npm is not here: linters and TypeScript clients are left out" >&2; fi
-
-.PHONY: test-clients
-test-clients: $(CLIENTS_VENV)/.made $(GENERATED)/node_modules/.made ## clients that npm, Go, Java and Rust generators make of openapi.yaml, against the service; minutes
-	$(CLIENTS_VENV)/bin/pytest --timeout 900 --confcutdir=$(GENERATED) --durations 0 --durations-min 1 $(GENERATED)
 
 .PHONY: gateway-api
 gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API anew, after a change of them or of Envoy Gateway's version; needs Go
@@ -327,19 +319,18 @@ lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python,
 	$(LOCK) pyproject.toml --group dev -o requirements/dev.txt
 	$(LOCK) --group audit -o requirements/audit.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
-	$(LOCK) --group conformance -c requirements/dev.txt -o requirements/conformance.txt
+	$(LOCK) --group clients -c requirements/dev.txt -o requirements/clients.txt
 	$(LOCK) pyproject.toml --group demo -c requirements/dev.txt -o requirements/demo.txt
 	$(LOCK) pyproject.toml --group gateways -c requirements/dev.txt -o requirements/gateways.txt
-	$(LOCK) pyproject.toml --group clients -c requirements/dev.txt -o requirements/clients.txt
-	$(LOCK) --group login -o requirements/login.txt
 	$(LOCK) --group mutation -c requirements/dev.txt -o requirements/mutation.txt
 	$(LOCK) pyproject.toml --group bench -c requirements/dev.txt -o requirements/bench.txt
 
 # `data` holds keys and `.env` secrets: both stay.
 .PHONY: clean
 clean: ## remove what was built, but neither data/ nor .env
-	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(CONFORMANCE_VENV) $(LOGIN_VENV) $(AUDIT_VENV) .venv-3.*
+	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(AUDIT_VENV) .venv-3.*
 	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist $(LOGIN)/node_modules
+	rm -rf $(GO_APPS)/module $(GO_APPS)/net-http
 	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
 	find service tests soak benchmarks examples clients -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests import processes
+from tests.gateways.guest_service import GuestService, guest_service
 
 HERE = Path(__file__).parent
 OPENAPI = HERE.parent.parent / "openapi.yaml"
@@ -44,23 +44,19 @@ def needs(*tools: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Service]:
-    with processes.running(
-        tmp_path_factory.mktemp("service"),
-        GUEST_API_KEYS=API_KEY,
-        GUEST_TTL=str(TTL_S),
-        GUEST_MAX_TTL=str(TTL_S),
-    ) as running:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestService]:
+    settings = {"GUEST_API_KEYS": API_KEY, "GUEST_TTL": str(TTL_S), "GUEST_MAX_TTL": str(TTL_S)}
+    with guest_service(tmp_path_factory.mktemp("service"), **settings) as running:
         yield running
 
 
 @pytest.fixture
-def flow(service: processes.Service, tmp_path: Path) -> Flow:
+def flow(service: GuestService, tmp_path: Path) -> Flow:
     """Runs a program that calls the service and writes what it saw; returns that."""
 
     def run_flow(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Any:
         report = tmp_path / "report.json"
-        given = {"GUESTS_URL": service.base_url, "GUESTS_API_KEY": API_KEY, "GUESTS_REPORT": str(report)}
+        given = {"GUESTS_URL": f"http://{service.address}", "GUESTS_API_KEY": API_KEY, "GUESTS_REPORT": str(report)}
         run(*command, cwd=cwd, env={**given, **(env or {})})
         return json.loads(report.read_text("utf-8"))
 
