@@ -232,6 +232,12 @@ test-login: $(VENV)/.run $(CLIENTS_VENV)/.client $(LOGIN)/node_modules/.made ## 
 test-clients: $(VENV)/.run $(CLIENTS_VENV)/.made $(GENERATED)/node_modules/.made ## clients that npm, Go, Java and Rust generators make of openapi.yaml, on the service; minutes
 	$(CLIENTS_PYTEST) --timeout 900 --confcutdir=$(GENERATED) --durations 0 --durations-min 1 $(GENERATED)
 
+.PHONY: release-check
+release-check: $(VENV)/.dev clients ## build all packages into dist/, install each in an empty place and try it there
+	@rm -f dist/guest_sessions-*
+	@$(BIN)/python -m hatchling build -d dist
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --timeout 600 tests/release
+
 # --- the examples ---
 
 .PHONY: test-gateways

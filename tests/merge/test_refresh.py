@@ -8,7 +8,8 @@ import pytest
 
 from service.errors import StaleToken
 from service.keys import keyring
-from service.keys.keyring import KeyRecord, KeyRing
+from service.keys.held import LoadedRing
+from service.keys.keyring import KeyRing
 from service.keys.signer import Signer, make_key
 from service.merge.presets import SHIPPED
 from service.merge.service import MergeService, Refreshed
@@ -29,34 +30,23 @@ POLICY = TokenPolicy(
 )
 
 
-def key(kid: str) -> KeyRecord:
-    return keyring.new_key(make_key("ES256"), kid=kid, algorithm="ES256", max_lifetime_s=1_000, now_s=NOW_S)
-
-
-class Loaded:
-    """A ring made ready for requests."""
-
-    max_lifetime_s = 1_000
-
-    def __init__(self, ring: KeyRing) -> None:
-        self.ring = ring
-        self.signer = Signer(ring)
-
-
 class Source:
-    """Where the keys come from; a test may change them."""
+    """Where the keys come from; a test may change the ring."""
 
     def __init__(self, ring: KeyRing) -> None:
-        self.loaded: Any = Loaded(ring)
+        self.change(ring)
+
+    def change(self, ring: KeyRing) -> None:
+        self.loaded = LoadedRing(ring=ring, signer=Signer(ring), jwks=b"", etag="", max_lifetime_s=1_000)
 
 
 class Shop:
     """One host: a memory, and workers under one policy."""
 
     def __init__(self, clock: HandClock, **policy: Any) -> None:
-        ring = keyring.create(key("k1"), ring_id="d", derivation_secret=b"s" * 32)
+        key = keyring.new_key(make_key("ES256"), kid="k1", algorithm="ES256", max_lifetime_s=1_000, now_s=NOW_S)
         self.clock = clock
-        self.source = Source(ring)
+        self.source = Source(keyring.create(key, ring_id="d", derivation_secret=b"s" * 32))
         self.recent = RecentTokens()
         self.numbers = 0
         self.tokens = TokenService(
@@ -259,6 +249,6 @@ async def test_a_change_on_a_token_without_the_audience_of_now_gets_it(clock: Ha
     shop = Shop(clock)
     first = await shop.issue({"n": 1})
     demanding = Shop(clock, audience=("shop",), audience_since_s=NOW_S + 1)
-    demanding.source.loaded = shop.source.loaded
+    demanding.source.change(shop.source.loaded.ring)
 
     assert (await demanding.refresh(first, MergePatch({"n": 2}))).token.claims.audience == ("shop",)
