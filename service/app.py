@@ -192,7 +192,7 @@ def make_app(
         keys=keys,
         metrics=metrics,
         issuer=settings.tokens.issuers[0],
-        introspection_auth="Bearer" if access.asks_for_a_key else "none",
+        asks_for_a_key=access.asks_for_a_key,
         jwks_max_age_s=settings.keys.jwks_max_age_s,
     )
     routing = Routing(auth=access, bodies=BodyReader(timeout_s=body_timeout_s), metrics=metrics)

@@ -11,13 +11,14 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
-from service.errors import Fault, InvalidPolicy, InvalidToken, TokenTooLarge
-from service.http import schemas
+from service.errors import Fault, InvalidPolicy, InvalidToken, StaleToken, TokenTooLarge
+from service.http import schemas, token_exchange
 from service.http.cookies import GuestCookie
 from service.http.forward_auth import ForwardAuth
 from service.http.request import Body
 from service.http.response import Response, ResponseHead, json_response
 from service.http.routing import Routing
+from service.http.token_exchange import ExchangeRequest
 from service.keys import Clock
 from service.merge.policy import Policy
 from service.merge.policy_parser import compile_policy
@@ -31,6 +32,7 @@ _BAD_IDEMPOTENCY_KEY: Final = Fault("", "the header Idempotency-Key must be 16 t
 
 _JSON: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
 _OK, _CREATED = ResponseHead(200, _JSON), ResponseHead(201, _JSON)
+_EXCHANGED: Final = ResponseHead(200, {**_JSON, "Pragma": "no-cache"})
 _AUTH: Final = ResponseHead(200, {"Cache-Control": "no-store"})
 _AUTH_REFUSED: Final = ResponseHead(
     401, {"Cache-Control": "no-store", "WWW-Authenticate": 'Bearer realm="guest", error="invalid_token"'}
@@ -70,6 +72,7 @@ class ApiHandlers:
             routing.post("/v1/refresh-payload", self.refresh),
             routing.post("/v1/verify", self.verify),
             routing.post_form("/v1/introspect", self.introspect),
+            routing.post_form("/v1/token", self.token, render=token_exchange.error_response),
             routing.post("/v1/merge", self.merge),
             *routing.any_method("/v1/auth", self.auth, patterns=_AUTH_PATTERNS),
         ]
@@ -93,14 +96,21 @@ class ApiHandlers:
     async def refresh(self, _request: web.Request, body: Body) -> Response:
         """`POST /v1/refresh-payload`."""
         asked = await body.compute(lambda: schemas.decode(body.raw, schemas.RefreshRequest))
-        refreshed = await self._merges.refresh(
-            asked.token,
-            policy=await body.compute(lambda: self._policy(asked.policy)),
-            patch=asked.patch(),
-            ttl_s=asked.ttl or None,
-            if_current=asked.if_current,
-            compute=body.compute,
-        )
+        policy = await body.compute(lambda: self._policy(asked.policy))
+        try:
+            refreshed = await self._merges.refresh(
+                asked.token,
+                policy=policy,
+                patch=asked.patch(),
+                ttl_s=asked.ttl or None,
+                if_current=asked.if_current,
+                compute=body.compute,
+            )
+        except StaleToken:
+            self._observe("stale")
+            raise
+        if refreshed.rebased_onto is not None:
+            self._observe("rebased")
         return self._token_response(_OK, refreshed.token, cookie=asked.cookie, rebased_onto=refreshed.rebased_onto)
 
     async def verify(self, _request: web.Request, body: Body) -> Response:
@@ -122,6 +132,14 @@ class ApiHandlers:
         except InvalidToken:
             return json_response(_OK, {"active": False})
         return json_response(_OK, {"active": True, **token.claims.to_json()})
+
+    async def token(self, _request: web.Request, form: schemas.Form) -> Response:
+        """`POST /v1/token` (RFC 8693, section 2)."""
+        asked = ExchangeRequest.from_form(form)
+        guest = await self._tokens.verify(asked.subject_token)
+        token = await self._tokens.access_token(guest, audience=asked.audience, with_payload=asked.with_payload)
+        self._observe("exchanged")
+        return json_response(_EXCHANGED, token_exchange.exchange_object(token, with_payload=asked.with_payload))
 
     async def merge(self, _request: web.Request, body: Body) -> Response:
         """`POST /v1/merge`."""
@@ -149,7 +167,8 @@ class ApiHandlers:
     async def auth(self, request: web.Request) -> Response:
         """`/v1/auth`, any method, any path below: for gateways."""
         headers = request.headers
-        if _is_ensure(request):
+        query = request.rel_url.raw_query_string
+        if query == "mode=ensure" or (query and request.query.get("mode") == "ensure"):
             decision = await self._forward_auth.ensure(headers, method=request.method, peer=request.remote)
             if decision.outcome == "new":
                 self._observe("minted")
@@ -190,8 +209,3 @@ class ApiHandlers:
 
     def _set_cookie(self, token: SignedToken) -> str:
         return self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)
-
-
-def _is_ensure(request: web.Request) -> bool:
-    query = request.rel_url.raw_query_string
-    return query == "mode=ensure" or (query != "" and request.query.get("mode") == "ensure")

@@ -58,7 +58,7 @@ Gauges = Callable[[], dict[str, float]]
 """Returns the current values of `GAUGES`."""
 
 _CELL_BYTES: Final = 8
-_EVENTS: Final = ("issued", "refreshed", "verified", "merged", "minted")
+EVENTS: Final = ("issued", "refreshed", "rebased", "stale", "verified", "exchanged", "merged", "minted")
 _REASONS: Final[tuple[str, ...]] = get_args(Reason)
 _BOUNDS: Final = (*map(str, BUCKETS_S), "+Inf")
 _STATUSES: Final = tuple(sorted({200, 201, 304, *(status for status, _ in PROBLEMS.values())}))
@@ -68,7 +68,7 @@ _STATUS_COLUMNS: Final = {status: column for column, status in enumerate(_STATUS
 _FIRST_BUCKET: Final = len(_STATUSES)
 _SUM: Final = _FIRST_BUCKET + len(_BOUNDS)
 _BLOCK: Final = _SUM + 1
-_EVENT_COLUMNS: Final = {event: MAX_ROUTES * _BLOCK + column for column, event in enumerate((*_EVENTS, *_REASONS))}
+_EVENT_COLUMNS: Final = {event: MAX_ROUTES * _BLOCK + column for column, event in enumerate((*EVENTS, *_REASONS))}
 COLUMNS: Final = MAX_ROUTES * _BLOCK + len(_EVENT_COLUMNS)
 """How many cells a row of `SharedCounters` has for `Metrics`."""
 
@@ -125,7 +125,7 @@ class Metrics(Collector):
         return RouteMeter(self._cells[start : start + _BLOCK])
 
     def token(self, event: str) -> None:
-        """Counts a token: `issued`, `refreshed`, `verified`, `merged`, `minted`, or the reason why it was refused."""
+        """Counts a token: by what was done with it, one of `EVENTS`, or by the reason why it was refused."""
         self._cells[_EVENT_COLUMNS[event]] += 1
 
     def text(self) -> bytes:
@@ -146,7 +146,7 @@ class Metrics(Collector):
             if buckets[-1]:
                 seconds.add_metric((route,), list(zip(_BOUNDS, buckets, strict=True)), block[_SUM])
         yield from (requests, seconds)
-        yield _counter("tokens", "Guest tokens by event", "event", _EVENTS, totals)
+        yield _counter("tokens", "Guest tokens by event", "event", EVENTS, totals)
         yield _counter("tokens_refused", "Guest tokens refused, by reason", "reason", _REASONS, totals)
         for name, value in self._gauges().items():
             yield GaugeMetricFamily(f"guest_sessions_{name}", GAUGES[name], value=value)

@@ -3,7 +3,6 @@
 None of it needs an API key.
 """
 
-from collections.abc import Iterable
 from importlib import resources
 from typing import Final
 
@@ -16,6 +15,7 @@ from service.http.metrics import CONTENT_TYPE, Metrics
 from service.http.problems import HttpProblem
 from service.http.response import Response, ResponseHead, json_response
 from service.http.routing import Routing
+from service.http.token_exchange import GRANT_TYPE, PAYLOAD_SCOPE
 from service.keys.manager import KeyManager
 
 STALE_IF_ERROR_S: Final = 86_400
@@ -44,11 +44,11 @@ class OpsHandlers:
     """The handlers for verifiers, operators and readers of the API's description."""
 
     def __init__(
-        self, *, keys: KeyManager, metrics: Metrics, issuer: str, introspection_auth: str, jwks_max_age_s: int
+        self, *, keys: KeyManager, metrics: Metrics, issuer: str, asks_for_a_key: bool, jwks_max_age_s: int
     ) -> None:
         self._keys = keys
         self._metrics = metrics
-        self._discovery = msgspec.json.encode(_discovery_document(issuer, introspection_auth))
+        self._discovery = msgspec.json.encode(discovery_document(issuer, asks_for_a_key=asks_for_a_key))
         published = {
             **_NOSNIFF,
             "Content-Type": "application/json",
@@ -79,7 +79,9 @@ class OpsHandlers:
         if loaded is None:
             raise NotReady("There is no signing key yet.")
         etag = {"ETag": loaded.etag}
-        if _matches(request.headers.getall("If-None-Match", ()), loaded.etag):
+        # Weak comparison, over all lines of the header (RFC 9110, section 13.1.2).
+        listed = ",".join(request.headers.getall("If-None-Match", ())).split(",")
+        if not {"*", loaded.etag}.isdisjoint(each.strip().removeprefix("W/") for each in listed):
             return Response(self._not_modified, extra_headers=etag)
         return Response(self._published, loaded.jwks, extra_headers=etag)
 
@@ -118,24 +120,24 @@ class OpsHandlers:
         return Response(_DOCS, body, extra_headers={"Content-Type": content_type})
 
 
-def _matches(if_none_match: Iterable[str], etag: str) -> bool:
-    """Whether a line of `If-None-Match` lists the tag, by weak comparison (RFC 9110, section 13.1.2)."""
-    listed = [each.strip().removeprefix("W/") for line in if_none_match for each in line.split(",")]
-    return "*" in listed or etag in listed
-
-
-def _discovery_document(issuer: str, introspection_auth: str) -> dict[str, object]:
+def discovery_document(issuer: str, *, asks_for_a_key: bool) -> dict[str, object]:
     """The metadata that verifiers read. There is no authorization endpoint, as nobody logs in here."""
     base = issuer.rstrip("/")
+    # The API key is the client's secret, whatever the client's id.
+    client_auth = ["client_secret_basic", "client_secret_post"] if asks_for_a_key else ["none"]
     return {
         "issuer": issuer,
         "jwks_uri": f"{base}/.well-known/jwks.json",
+        "token_endpoint": f"{base}/v1/token",
+        "token_endpoint_auth_methods_supported": client_auth,
+        "grant_types_supported": [GRANT_TYPE],
+        "scopes_supported": [PAYLOAD_SCOPE],
         "introspection_endpoint": f"{base}/v1/introspect",
-        "introspection_endpoint_auth_methods_supported": [introspection_auth],
+        # RFC 8414, section 2: where it is no client's method, a name of the registry of OAuth Access Token Types.
+        "introspection_endpoint_auth_methods_supported": [*client_auth, *(["Bearer"] if asks_for_a_key else [])],
         "response_types_supported": ["none"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256", "RS256"],
-        "token_endpoint_auth_methods_supported": ["none"],
         "claims_supported": ["iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "ver", "payload"],
         "service_documentation": f"{base}/docs",
     }

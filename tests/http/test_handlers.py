@@ -647,7 +647,10 @@ async def test_health_readiness_and_metrics(api: Api) -> None:
     assert "guest_sessions_keyring_revision 1.0" in metrics
 
 
-@pytest.mark.parametrize(("keys", "methods"), [({}, ["none"]), ({"GUEST_API_KEYS": KEY}, ["Bearer"])])
+@pytest.mark.parametrize(
+    ("keys", "methods"),
+    [({}, ["none"]), ({"GUEST_API_KEYS": KEY}, ["client_secret_basic", "client_secret_post", "Bearer"])],
+)
 async def test_discovery_says_how_to_authenticate(make_api: MakeApi, keys: dict[str, str], methods: list[str]) -> None:
     api = await make_api(**keys)
 

@@ -81,3 +81,21 @@ async def test_the_metrics_say_whether_the_file_is_sealed(
 
     assert f"\nguest_sessions_keyring_file_sealed {sealed}.0\n" in metrics
     assert "\nguest_sessions_redis_copy_age_seconds -1.0\n" in metrics
+
+
+async def test_changes_that_race_and_exchanges_are_counted(api: Api) -> None:
+    token = (await api.issue(payload={"n": 1}))["token"]
+    for change in ({"payload": {"a": 1}}, {"payload": {"b": 1}}, {"payload": {"c": 1}, "if_current": True}):
+        await api.session.post(f"{api.base_url}/v1/refresh-payload", json={"token": token, **change})
+    form = {
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+        "subject_token": token,
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "audience": "search",
+    }
+    await api.session.post(f"{api.base_url}/v1/token", data=form)
+
+    metrics = (await api.get("/metrics")).body.decode()
+
+    for event, number in (("refreshed", 2), ("rebased", 1), ("stale", 1), ("exchanged", 1)):
+        assert f'\nguest_sessions_tokens_total{{event="{event}"}} {number}.0\n' in metrics
