@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -64,8 +64,9 @@ def make_keys(
     clock: Clock = time.time,
     steady_clock: Clock = time.monotonic,
     random_bytes: RandomBytes = os.urandom,
+    on_change: Callable[[bytes], None] = lambda _ring: None,
 ) -> KeyManager:
-    """The keys use case over the places that the settings name."""
+    """The keys use case over the places that the settings name; `on_change` is called with each ring that is held."""
     patience_s = None if settings.keys_required else FIRST_RING_PATIENCE_S
     return KeyManager(
         settings.keys,
@@ -75,6 +76,7 @@ def make_keys(
         clock=clock,
         steady_clock=steady_clock,
         pace=Pace(first_ring_patience_s=patience_s),
+        on_change=on_change,
     )
 
 

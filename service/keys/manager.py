@@ -133,6 +133,8 @@ class KeyManager:
     async def start(self) -> None:
         """The first try to become ready; whether it held, `loaded` shows. `run` goes on trying."""
         await self.tend()
+        if self._file is not None and self._copy is not None:
+            await self._file.tend()  # nothing is moved or written before Redis was looked at
 
     async def tend(self) -> None:
         """One look at each place, as `run` does again and again."""

@@ -116,6 +116,8 @@ class FileKeeper:
 
     async def _write_what_is_due(self, found: KeyRing, ring: KeyRing) -> None:
         """Writes what the file lacks, seals it, and moves the ring on; decided again under the lock."""
+        if self._copy is not None and self._core.health.places["redis"] == "unread":
+            return  # at a start: Redis may know more, a successor for one
         replace = self._must_replace_active()
         lacking = keyring.differs(found, ring, now_s=self._core.clock())
         if not (lacking or self._store.needs_sealing or self._core.rotation.is_due(ring, replace=replace)):
@@ -135,7 +137,7 @@ class FileKeeper:
             joined = self._core.rotation.remembered(keyring.join(tx.ring, held))
             tx.ring = ring = self._core.rotation.advance(joined, fresh, replace=replace)
         self._core.rotation.forgot({record.kid for record in joined.records} - {record.kid for record in ring.records})
-        self._stamp, self._found = self._store.stamp(), ring
+        self._found = None  # read again: another process may have written since the lock was released
         return ring
 
     def _must_replace_active(self) -> bool:
