@@ -361,6 +361,19 @@ def test_damaged_numbers_give_way_to_whole_ones(member: str) -> None:
 
     assert keyring.join(whole, damaged) is whole
     assert keyring.join(damaged, whole) is whole
+    keyring.refuse_other_keys(damaged, whole)
+
+
+@pytest.mark.parametrize("member", ["n", "d"])
+def test_damaged_rsa_numbers_give_way_to_whole_ones(member: str) -> None:
+    key = make_test_key("a", now_s=100, algorithm="RS256")
+    whole = keyring.create(key, ring_id="deployment-1", derivation_secret=b"s" * 32)
+    (record,) = whole.records
+    flipped = record.private | {member: "AQ"}
+    damaged = msgspec.structs.replace(whole, records=(msgspec.structs.replace(record, private=flipped),))
+
+    assert keyring.join(whole, damaged) is whole
+    assert keyring.join(damaged, whole) is whole
 
 
 def test_one_name_for_two_whole_keys_is_refused() -> None:

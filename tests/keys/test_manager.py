@@ -16,8 +16,8 @@ from service.keys.file_store import FileStore
 from service.keys.generator import KeyGenerator
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.manager import FIRST_RING_PATIENCE_S, KeyManager, Pace
-from service.keys.rotation import UNSEEN_PATIENCE_S, is_full
-from tests.doubles import HandClock, MemoryRedis, make_test_key, make_test_material, memory_store
+from service.keys.rotation import UNSEEN_PATIENCE_S, Rotation, is_full
+from tests.doubles import HandClock, MemoryRedis, make_test_key, make_test_material, make_test_ring, memory_store
 
 DAY_S = 86_400
 NOON_S = 1_800_000_000
@@ -1174,6 +1174,16 @@ async def test_two_volumes_that_stage_at_once_end_with_one_key(world: World) -> 
     passed_over = next(key.kid for key in held(here).keys if key.passed_over)
     assert here.loaded is not None
     assert passed_over not in {key["kid"] for key in json.loads(here.loaded.jwks)["keys"]}
+
+
+def test_a_key_that_redis_has_not_shown_is_reported(world: World) -> None:
+    rotation = Rotation(POLICY, clock=world.clock, steady_clock=world.steady_clock, with_copy=True)
+    ring = keyring.stage(make_test_ring("a", now_s=NOON_S), make_test_key("b", now_s=NOON_S))
+
+    rotation.watch(ring)
+    assert rotation.problem(ring) == "Key b is not seen in Redis: it signs an hour after it was staged."
+    rotation.watch(ring, copy=ring)
+    assert rotation.problem(ring) is None
 
 
 # --- sealing, and disks that fail ---
