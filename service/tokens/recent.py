@@ -12,6 +12,7 @@ a torn record is found out by its checksum, and the lock is one of the kernel's,
 import fcntl
 import hashlib
 import logging
+import math
 import mmap
 import os
 import struct
@@ -19,8 +20,6 @@ import tempfile
 import time
 import weakref
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -64,8 +63,13 @@ class Successor(msgspec.Struct, frozen=True):
 
     def knows(self, token: GuestClaims) -> bool:
         """Whether this token is the given one, or came of it."""
-        wanted, starts = _digest(token), range(0, len(self.known), _DIGEST_BYTES)
-        return any(self.known[start : start + _DIGEST_BYTES] == wanted for start in starts)
+        wanted = _digest(token)
+        start = self.known.find(wanted)
+        while start % _DIGEST_BYTES:  # within two others, or -1
+            if start < 0:
+                return False
+            start = self.known.find(wanted, start + 1)
+        return True
 
 
 class RecentTokens:
@@ -81,7 +85,9 @@ class RecentTokens:
 
     def find(self, guest: GuestClaims, *, now_s: float) -> Successor | None:
         """The guest's newest token, if it is remembered."""
-        return self._find(_guest(guest), now_s)
+        name = _guest(guest)
+        _, entry = self._place_of(name, now_s)
+        return None if entry is None else self._read(name, *entry)
 
     def replace(
         self, seen: Successor | None, old: GuestClaims, new: GuestClaims, raw_token: str, *, now_s: float
@@ -98,38 +104,36 @@ class RecentTokens:
         record = struct.pack("<I", zlib.crc32(content)) + content
         if len(record) > self._ring_bytes:
             return True
-        with self._lock() as locked:
-            if not locked:
-                return True
-            current = self._find(name, now_s)
+        if not self._acquire():
+            return True
+        try:
+            offset, entry = self._place_of(name, now_s)
+            current = None if entry is None else self._read(name, *entry)
             if current is not None and (seen is None or current.position != seen.position):
                 return False
             position = self._append(record)
-            offset = self._offset_for(name, now_s)
             _ENTRY.pack_into(self._memory, offset, name, position, len(record), now_s + KEPT_S)
+        finally:
+            fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
         return True
 
-    def _offsets(self, name: bytes) -> range:
-        start = _HEAD.size + int.from_bytes(name[:8]) % self._buckets * _WAYS * _ENTRY.size
-        return range(start, start + _WAYS * _ENTRY.size, _ENTRY.size)
+    def _place_of(self, name: bytes, now_s: float) -> tuple[int, tuple[int, int] | None]:
+        """Where the guest's entry is or goes, and the position and size of its record.
 
-    def _find(self, name: bytes, now_s: float) -> Successor | None:
-        for offset in self._offsets(name):
-            guest, position, size_bytes, ends_at_s = _ENTRY.unpack_from(self._memory, offset)
+        A new guest's goes in the place of one that has ended, or else of the oldest.
+        """
+        start = _HEAD.size + int.from_bytes(name[:8]) % self._buckets * _WAYS * _ENTRY.size
+        end = start + _WAYS * _ENTRY.size
+        free, free_from_s = start, math.inf
+        for offset, (guest, position, size_bytes, ends_at_s) in zip(
+            range(start, end, _ENTRY.size), _ENTRY.iter_unpack(self._memory[start:end]), strict=True
+        ):
             if guest == name:
                 alive = now_s < ends_at_s and self._is_there(position)
-                return self._read(name, position, size_bytes) if alive else None
-        return None
-
-    def _offset_for(self, name: bytes, now_s: float) -> int:
-        """Where the guest's entry goes: in the place of its last one, of one that has ended, or of the oldest."""
-        ends: dict[int, float] = {}
-        for offset in self._offsets(name):
-            guest, position, _, ends_at_s = _ENTRY.unpack_from(self._memory, offset)
-            if guest == name:
-                return offset
-            ends[offset] = ends_at_s if now_s < ends_at_s and self._is_there(position) else 0.0
-        return min(ends, key=lambda offset: ends[offset])
+                return offset, (position, size_bytes) if alive else None
+            if ends_at_s < free_from_s:
+                free, free_from_s = offset, ends_at_s
+        return free, None
 
     def _is_there(self, position: int) -> bool:
         """Whether the ring has not come round to the record since."""
@@ -157,24 +161,19 @@ class RecentTokens:
         known_end = _RECORD.size + number * _DIGEST_BYTES
         return Successor(record[known_end:].decode(), position, record[_RECORD.size : known_end])
 
-    @contextmanager
-    def _lock(self) -> Iterator[bool]:
-        """Held for microseconds. False where it cannot be had, as its holder was stopped: no request waits for that."""
+    def _acquire(self) -> bool:
+        """Take the lock, which is held for microseconds. False where its holder was stopped: nobody waits for that."""
         deadline_s = time.monotonic() + _LOCK_WAIT_S
         while True:
             try:
                 fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except OSError:
                 if time.monotonic() > deadline_s:
                     logger.warning("the memory of recent tokens is locked; a change that races may be lost")
-                    yield False
-                    return
+                    return False
                 time.sleep(_LOCK_POLL_S)
-        try:
-            yield True
-        finally:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
+            else:
+                return True
 
 
 def _guest(claims: GuestClaims) -> bytes:

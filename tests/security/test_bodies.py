@@ -53,7 +53,7 @@ async def test_a_prototype_is_a_name_like_any_other(api: Api) -> None:
 
     assert issued["payload"] == odd
     assert patched.json["payload"]["__proto__"] == {"admin": True, "a": 1}
-    assert merged.json["payload"]["__proto__"] == {"admin": True, "b": 2}
+    assert merged.json["payload"]["__proto__"] == {"admin": True, "a": 1, "b": 2}
     assert "admin" not in merged.json["payload"]
 
 

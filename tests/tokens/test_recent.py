@@ -173,10 +173,9 @@ def test_workers_share_it_and_looking_and_remembering_is_one_step() -> None:
 
 
 def die_within(memory: RecentTokens, worker: int) -> None:
-    with memory._lock() as locked:
-        assert locked
-        if worker == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    assert memory._acquire()
+    if worker == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_worker_that_is_killed_within_leaves_the_others_going(memory: RecentTokens) -> None:
@@ -190,9 +189,9 @@ def test_a_worker_that_is_killed_within_leaves_the_others_going(memory: RecentTo
 
 
 def hold(memory: RecentTokens, held: Any, release: Any, _worker: int) -> None:
-    with memory._lock():
-        held.set()
-        release.wait(60)
+    assert memory._acquire()
+    held.set()
+    release.wait(60)
 
 
 def test_a_worker_that_is_stopped_within_delays_the_others_for_moments_only(memory: RecentTokens) -> None:
