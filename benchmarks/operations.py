@@ -60,6 +60,15 @@ OPERATIONS: Final = (
         expects=b'"token":"ey',
     ),
     Operation(
+        name="refresh_raced",
+        label="refresh, raced: four of one token",
+        method="POST",
+        path="/v1/refresh-payload",
+        needs_new_tokens=True,
+        peer=False,
+        expects=b'"token":"ey',
+    ),
+    Operation(
         name="verify_new",
         label="verify, every token new",
         method="POST",
@@ -125,6 +134,8 @@ class Requests:
                 made: Iterator[bytes] = itertools.repeat(_post(path, {"payload": PAYLOAD}))
             case "refresh":
                 made = (_post(path, {"token": self._token(), "payload": CHANGED}) for _ in range(count))
+            case "refresh_raced":
+                made = self._raced(path, count)
             case "verify_new":
                 made = (_post(path, {"token": self._token()}) for _ in range(count))
             case "verify_seen":
@@ -136,6 +147,17 @@ class Requests:
             case _:
                 made = itertools.repeat(_get(path))
         return made
+
+    def _raced(self, path: str, count: int) -> Iterator[bytes]:
+        for first in range(0, count, RACED):
+            token = self._token()
+            for number in range(first, min(first + RACED, count)):
+                changed = {**PAYLOAD, "seen": [*PAYLOAD["seen"], number]}
+                yield _post(path, {"token": token, "payload": changed})
+
+
+RACED: Final = 4
+"""Changes to one state, of which all but the first are merged onto those before."""
 
 
 def _completed(work: Coroutine[None, None, SignedToken]) -> SignedToken:
