@@ -186,18 +186,6 @@ class TokenService:
         self._access_tokens[name] = made
         return made
 
-    async def renew(self, token: VerifiedToken) -> SignedToken:
-        """The same guest's next token, with all as it was.
-
-        Raises:
-            TokenTooLarge, NotReady
-        """
-        await asyncio.sleep(0)
-        renewed = self.sign_next(token.claims)
-        await asyncio.sleep(0)
-        self.observe("refreshed")
-        return renewed
-
     def sign_next(
         self,
         old: GuestClaims,
