@@ -228,7 +228,7 @@ class RemoteApi:
                 raw, status = await response.read(), response.status
                 location, content_type = response.headers.get("Location"), response.content_type
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise CallFailed(_failure_of(error, self._url)) from error
+            raise CallFailed(failure_of(error, self._url)) from error
         if location is not None:
             raise CallFailed(f"{self._url} redirects to {location.removesuffix(path)}: call that address.")
         self._seen = f"status {status} and {content_type}"
@@ -254,7 +254,7 @@ class RemoteApi:
         )
 
 
-def _failure_of(error: Exception, url: str) -> str:
+def failure_of(error: Exception, url: str) -> str:
     """What is wrong with the address, or with what listens there."""
     match error:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():

@@ -1,10 +1,72 @@
-"""What is wrong with a deployment, as far as its settings show it."""
+"""`guest-sessions doctor`: what is wrong with a deployment, as seen from one of its hosts. Changes nothing.
 
-from collections.abc import Iterator
+No finding repeats what a library or a server said that has seen a password or a key.
+"""
+
+import asyncio
+import email.utils
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
+import aiohttp
+import click
+import msgspec
+
+from service import log_config
+from service.app import make_redis_store
+from service.cli import output
+from service.cli.client import failure_of
 from service.config import Settings
+from service.errors import CacheUnavailable, InvalidSettings, KeyringDamaged, KeyringError, WrongSecret
 from service.http.auth import is_loopback
+from service.keys import Clock
+from service.keys.encoding import from_jwk_set
+from service.keys.encryption import Sealer, is_sealed
+from service.keys.file_store import FILE_NAME
+from service.keys.keyring import KeyRing
+
+State = Literal["ok", "warning", "fault"]
+
+APART_S: Final = 2.0
+"""Clocks that differ by more are wrong: revocations by time and the order of rotations depend on them."""
+FIRST_RELEASE_S: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+"""A clock that shows an earlier time has not been set since this program was made."""
+TIMEOUT_S: Final = 5
+MAX_JWKS_BYTES: Final = 2**20
+_COLOURS: Final = {"ok": "green", "warning": "yellow", "fault": "red"}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at, and how it is."""
+
+    check: str
+    state: State
+    message: str
+
+
+@click.command(short_help="Say what is wrong with this deployment.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(as_json: bool) -> None:  # noqa: FBT001 - click passes flags by name
+    """Look at settings, cookie, keyring, Redis, clock and address, and say what is wrong. Change nothing.
+
+    Run it with the environment of the service, as its user: in a container, beside it. Exit 1 if there is a fault.
+    """
+    log_config.configure(level="critical", style="text")
+    findings = asyncio.run(examine(os.environ))
+    healthy = all(finding.state != "fault" for finding in findings)
+    if as_json:
+        click.echo(output.as_json({"healthy": healthy, "findings": findings}))
+    else:
+        for each in findings:
+            state = click.style(f"{each.state:7}", fg=_COLOURS[each.state], bold=True)
+            click.echo(f"{state}  {each.check:8}  {output.printable(each.message)}")
+    sys.exit(0 if healthy else output.FAILED)
 
 
 def settings_warnings(settings: Settings) -> Iterator[str]:
@@ -23,3 +85,203 @@ def settings_warnings(settings: Settings) -> Iterator[str]:
             yield "GUEST_ISSUER is not https: the guest cookie goes over the network in the clear, without Secure"
     elif not all(map(is_loopback, settings.hosts)):
         yield f"GUEST_ISSUER is {settings.tokens.issuers[0]}, which verifiers on other machines cannot reach"
+
+
+async def examine(environment: Mapping[str, str], *, clock: Clock = time.time) -> list[Finding]:
+    """All findings on the deployment that these variables describe."""
+    try:
+        settings = Settings.from_mapping(environment)
+    except InvalidSettings as error:
+        return [Finding("settings", "fault", f"{fault.path} {fault.message}") for fault in error.errors]
+    findings = [Finding("settings", "warning", warning) for warning in settings_warnings(settings)]
+    findings = findings or [Finding("settings", "ok", "no fault")]
+    findings.append(check_cookie(settings))
+    mine, theirs = check_file(settings, clock=clock), await check_redis(settings, clock=clock)
+    ring = mine.ring or theirs.ring
+    findings += mine.findings + theirs.findings
+    if mine.ring is not None and theirs.ring is not None and mine.content != theirs.content:
+        state: State = "warning" if mine.ring.ring_id == theirs.ring.ring_id else "fault"
+        message = (
+            f"file and copy differ ({mine.content}; {theirs.content}): does a keeper run? It joins them within 2 s"
+        )
+        if state == "fault":
+            message = f"the copy is of another deployment than the file ({theirs.content}; {mine.content})"
+        findings.append(Finding("redis", state, message))
+    return [*findings, *check_clock(ring, clock=clock), *await check_address(settings, ring, clock=clock)]
+
+
+def check_cookie(settings: Settings) -> Finding:
+    """Whether browsers keep the guest cookie where the site has the issuer's host (RFC 6265, section 5.3)."""
+    name, domain = settings.cookie.names[0], settings.cookie.domain
+    host = urlsplit(settings.tokens.issuers[0]).hostname or ""
+    if domain is None:
+        return Finding("cookie", "ok", f"{name}, for {host} alone")
+    if "." not in domain:
+        return Finding("cookie", "fault", f"GUEST_COOKIE_DOMAIN {domain} is a top-level name: browsers drop the cookie")
+    if host != domain and not host.endswith(f".{domain}"):
+        message = f"GUEST_COOKIE_DOMAIN {domain} does not contain {host}, GUEST_ISSUER's host: browsers drop the cookie"
+        return Finding("cookie", "fault", message)
+    return Finding("cookie", "ok", f"{name}, for {domain} and the names below it")
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The ring that was found in a place, if any, and the findings on the way."""
+
+    findings: list[Finding]
+    ring: KeyRing | None = None
+
+    @property
+    def content(self) -> str:
+        """What two places hold alike, for a person to compare."""
+        ring = self.ring
+        return "" if ring is None else f"deployment {ring.ring_id}, revision {ring.revision}, {len(ring.keys)} keys"
+
+
+def check_file(settings: Settings, *, clock: Clock) -> Place:
+    """The keyring's file: is it there, can it be opened and written, under which secret is it, how old."""
+    if settings.keys_dir is None:
+        return Place([])
+    path = settings.keys_dir / FILE_NAME
+    try:
+        content, changed_at_s = path.read_bytes(), path.stat().st_mtime
+    except FileNotFoundError:
+        message = f"{path} is not there: is the volume mounted? A first start makes a new keyring"
+        return Place([Finding("file", "fault", message)])
+    except OSError as error:
+        return Place([Finding("file", "fault", f"{path} cannot be read: {error.strerror}")])
+    found = opened("file", content, settings)
+    age_s = clock() - changed_at_s
+    if found.ring is not None:
+        found.findings[0] = Finding(
+            "file",
+            found.findings[0].state,
+            f"{path}: {found.findings[0].message}, changed {output.span(int(age_s))} ago",
+        )
+    if age_s < -APART_S:
+        message = f"{path} is of {_utc(changed_at_s)}, {-age_s:.0f} s in the future: the clock is behind, or was ahead"
+        found.findings.append(Finding("clock", "fault", message))
+    if not os.access(settings.keys_dir, os.W_OK) or not os.access(path, os.W_OK):
+        found.findings.append(Finding("file", "fault", f"{path} cannot be written by this user: keys cannot rotate"))
+    if path.stat().st_mode & 0o077:
+        found.findings.append(Finding("file", "fault", f"{path} can be read by other users: chmod 600"))
+    return found
+
+
+async def check_redis(settings: Settings, *, clock: Clock) -> Place:
+    """The copy in Redis: can it be reached and opened, under which secret is it; and does the clock there agree."""
+    store = make_redis_store(settings)
+    if store is None:
+        return Place([])
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        try:
+            content = await store.get_sealed()
+        except CacheUnavailable as error:
+            return Place([Finding("redis", "fault", error.detail)])
+        if content is None:
+            message = "Redis holds no keyring: does a keeper run? It puts one there within 2 s"
+            return Place([Finding("redis", "fault", message)])
+        found = opened("redis", content, settings)
+        try:
+            apart_s = await store.clock_s() - clock()
+        except CacheUnavailable as error:  # the service itself needs no right to ask for the time
+            found.findings.append(Finding("clock", "warning", f"not compared with that of Redis: {error.detail}"))
+            return found
+        if abs(apart_s) > APART_S:
+            way = "behind" if apart_s > 0 else "ahead of"
+            found.findings.append(Finding("clock", "fault", f"is {abs(apart_s):.0f} s {way} the clock of Redis"))
+        return found
+
+
+def opened(check: Literal["file", "redis"], content: bytes, settings: Settings) -> Place:
+    """The ring in the bytes of a place, and under which secret it is."""
+    sealer = Sealer(settings.keys_secrets) if settings.keys_secrets else None
+    content = content.strip()
+    state: State = "ok"
+    try:
+        if content.startswith(b"{") and check == "file":
+            sealed, plain = "not sealed", content
+            if sealer is not None:
+                state, sealed = "fault", "not sealed, though there is a secret: a running keeper seals it"
+        elif sealer is None:
+            if is_sealed(content):
+                raise WrongSecret("it is sealed, and no secret was given to open it")
+            raise KeyringDamaged("this is no keyring, or a damaged one")
+        else:
+            sealed, plain = "sealed under the first secret", sealer.open(content)
+            if not sealer.is_current(content):
+                state = "warning"
+                sealed = (
+                    "sealed under another secret than the first, which is still needed until a keeper has sealed it"
+                )
+        place = Place([], from_jwk_set(plain))
+        sealed += f", in form {msgspec.json.decode(plain, type=_Form).version}"
+    except KeyringError as error:
+        return Place([Finding(check, "fault", error.detail)])
+    place.findings.append(Finding(check, state, f"{sealed}, {place.content}"))
+    return place
+
+
+def check_clock(ring: KeyRing | None, *, clock: Clock) -> list[Finding]:
+    """Whether the clock shows a time at which nothing in the ring is yet to come."""
+    now_s = clock()
+    findings = []
+    if now_s < FIRST_RELEASE_S:
+        findings.append(Finding("clock", "fault", f"shows {_utc(now_s)}, when this program had not been made"))
+    for key in () if ring is None else ring.keys:
+        made_at_s = max(key.created_at_s, key.activated_at_s or 0)
+        if made_at_s > now_s + APART_S:
+            message = f"shows {_utc(now_s)}, but key {key.kid} is of {_utc(made_at_s)}: it is behind, or was ahead"
+            findings.append(Finding("clock", "fault", message))
+    return findings or [Finding("clock", "ok", _utc(now_s))]
+
+
+async def check_address(settings: Settings, ring: KeyRing | None, *, clock: Clock) -> list[Finding]:
+    """Whether verifiers get this ring's JWKS under the issuer's address, from a host whose clock agrees."""
+    issuer = settings.tokens.issuers[0]
+    url = f"{issuer.rstrip('/')}/.well-known/jwks.json"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session,
+            session.get(url, allow_redirects=False) as response,
+        ):
+            status, raw, date = (
+                response.status,
+                await response.content.read(MAX_JWKS_BYTES),
+                response.headers.get("Date", ""),
+            )
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        return [Finding("address", "fault", failure_of(error, issuer))]
+    findings = []
+    with suppress(ValueError):
+        apart_s = email.utils.parsedate_to_datetime(date).timestamp() - clock()
+        if abs(apart_s) > APART_S + 1:  # a Date has whole seconds
+            way = "behind" if apart_s > 0 else "ahead of"
+            findings.append(Finding("clock", "fault", f"is {abs(apart_s):.0f} s {way} the clock of {issuer}"))
+    try:
+        served = {key.kid for key in msgspec.json.decode(raw, type=_Jwks).keys}
+    except msgspec.MsgspecError:
+        return [*findings, Finding("address", "fault", f"{url} responds with status {status}, but with no JWK Set")]
+    if ring is None or ring.active is None:
+        return findings
+    kid = ring.active.kid
+    if kid not in served:
+        message = f"{url} does not list key {kid}, which signs here: it is another deployment, or an old cache"
+        return [*findings, Finding("address", "fault", message)]
+    return [*findings, Finding("address", "ok", f"{url} lists key {kid}, which signs here")]
+
+
+class _Form(msgspec.Struct, frozen=True):
+    version: int = 1
+
+
+class _Jwk(msgspec.Struct, frozen=True):
+    kid: str
+
+
+class _Jwks(msgspec.Struct, frozen=True):
+    keys: list[_Jwk]
+
+
+def _utc(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

@@ -16,7 +16,7 @@ import click
 from service import log_config
 from service.cli import output, tokens
 from service.cli.client import is_ready
-from service.cli.doctor import settings_warnings
+from service.cli.doctor import doctor, settings_warnings
 from service.cli.keys import keys
 from service.config import Settings
 from service.errors import InvalidSettings
@@ -44,7 +44,7 @@ def main(context: click.Context) -> None:
     context.obj = load_settings
 
 
-for command in (keys, tokens.issue, tokens.verify, tokens.inspect, tokens.merge):
+for command in (doctor, keys, tokens.issue, tokens.verify, tokens.inspect, tokens.merge):
     main.add_command(command)
 
 

@@ -15,10 +15,14 @@ USAGE: Final = 2
 
 
 def fail(message: str, exit_code: int) -> NoReturn:
-    """Ends the process. The message may come from elsewhere: what could steer a terminal is replaced."""
-    shown = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in message)
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {shown}", err=True)
+    """Ends the process; the message may come from elsewhere."""
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {printable(message)}", err=True)
     sys.exit(exit_code)
+
+
+def printable(text: str) -> str:
+    """The text with what could steer a terminal replaced."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
 
 
 def note(message: str) -> None:

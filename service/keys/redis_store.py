@@ -259,6 +259,12 @@ class RedisStore:
         """Stores the bytes."""
         await self._call(lambda redis: redis.set(self._ring_name, sealed))
 
+    async def clock_s(self) -> float:
+        """Unix seconds by the server's clock."""
+        reply = await self._call(lambda redis: redis.time())
+        seconds, microseconds = next(iter(reply.values())) if isinstance(reply, dict) else reply
+        return float(seconds) + float(microseconds) / 1e6
+
     async def claim(self, claimant: bytes) -> bool:
         """True for one claimant in `CLAIM_S`, again and again: it alone may make a deployment's first ring."""
         if await self._call(lambda redis: redis.set(self._claim_name, claimant, nx=True, ex=CLAIM_S)):

@@ -25,7 +25,7 @@ def test_help_names_every_command_and_a_first_round(cli: Cli) -> None:
     shown = cli("--help")
 
     assert shown.returncode == 0
-    for command in ("serve", "issue", "verify", "inspect", "merge", "healthcheck"):
+    for command in ("serve", "doctor", "issue", "verify", "inspect", "merge", "healthcheck"):
         assert f"\n  {command} " in shown.stdout
         assert cli(command, "--help").returncode == 0
     assert "\n    guest-sessions serve\n" in shown.stdout
