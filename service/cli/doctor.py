@@ -30,6 +30,7 @@ from service.keys.encoding import from_jwk_set
 from service.keys.encryption import Sealer, is_sealed
 from service.keys.file_store import FILE_NAME
 from service.keys.keyring import KeyRing
+from service.keys.signer import Signer
 
 State = Literal["ok", "warning", "fault"]
 
@@ -99,6 +100,10 @@ async def examine(environment: Mapping[str, str], *, clock: Clock = time.time) -
     mine, theirs = check_file(settings, clock=clock), await check_redis(settings, clock=clock)
     ring = mine.ring or theirs.ring
     findings += mine.findings + theirs.findings
+    if ring is not None:
+        findings += [Finding("keys", "fault", detail) for detail in Signer(ring).faults.values()]
+        if ring.active is None:
+            findings.append(Finding("keys", "fault", "no key signs: does a keeper run? It makes one"))
     if mine.ring is not None and theirs.ring is not None and mine.content != theirs.content:
         state: State = "warning" if mine.ring.ring_id == theirs.ring.ring_id else "fault"
         message = (

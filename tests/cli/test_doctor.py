@@ -178,6 +178,24 @@ def test_the_secret_that_the_file_is_under_is_shown(
     assert ("changed " in finding.message) == (state != "fault" or sealed is None)
 
 
+def test_a_key_that_is_damaged_is_a_fault(folder: Path) -> None:
+    path = folder / "keyring.json"
+    document = json.loads(path.read_text())
+    document["keys"][0]["x"] = document["keys"][0]["y"]
+    path.write_text(json.dumps(document))
+
+    assert document["keys"][0]["kid"] in faults(examined({"GUEST_KEYS_DIR": str(folder)}))["keys"]
+
+
+def test_a_ring_in_which_no_key_signs_is_a_fault(folder: Path) -> None:
+    path = folder / "keyring.json"
+    document = json.loads(path.read_text())
+    document["keys"][0]["revoked_at"] = document["keys"][0]["activated_at"]
+    path.write_text(json.dumps(document))
+
+    assert "no key signs" in faults(examined({"GUEST_KEYS_DIR": str(folder)}))["keys"]
+
+
 def test_a_file_that_others_can_read_is_a_fault(folder: Path) -> None:
     (folder / "keyring.json").chmod(0o644)
 

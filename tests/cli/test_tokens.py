@@ -94,7 +94,7 @@ def test_inspecting_needs_and_makes_no_keyring(cli: Cli, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
-def test_a_local_command_moves_no_key_that_is_due(cli: Cli, tmp_path: Path) -> None:
+def test_no_command_on_tokens_moves_a_key_that_is_due(cli: Cli, tmp_path: Path) -> None:
     token = cli("issue").stdout.strip()
     keyring = tmp_path / "data" / "keys" / "keyring.json"
     plain = keyring.read_bytes()
