@@ -5,12 +5,14 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
 from service.config import Settings
+from service.errors import GuestSessionsError
 from service.http.auth import ApiKeyAuth
 from service.http.cookies import GuestCookie
 from service.http.forward_auth import ForwardAuth
@@ -31,6 +33,7 @@ from service.keys.held import REFUSALS
 from service.keys.keyring import KeyRing
 from service.keys.manager import FIRST_RING_PATIENCE_S, KeyManager, KeysStatus, Pace
 from service.keys.material import Algorithm
+from service.keys.shared_memory import SharedRings
 from service.keys.signer import require_cryptography_backend
 from service.merge.service import MergeService
 from service.tokens.recent import RecentTokens
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("guest_sessions.app")
 
 KEYS: web.AppKey[KeyManager] = web.AppKey("keys", KeyManager)
+RINGS: web.AppKey[SharedRings] = web.AppKey("rings", SharedRings)
 LOOP_LAG: web.AppKey[LoopLag] = web.AppKey("loop_lag", LoopLag)
 
 
@@ -51,11 +55,13 @@ class Shared(msgspec.Struct, frozen=True):
     board: SharedCounters
     clients: ClientTable
     recent: RecentTokens
+    rings: SharedRings
 
     @classmethod
     def by(cls, workers: int) -> "Shared":
         """For so many workers at a time."""
-        return cls(SharedCounters(columns=COLUMNS, rows=workers), ClientTable(), RecentTokens())
+        board = SharedCounters(columns=COLUMNS, rows=workers)
+        return cls(board, ClientTable(), RecentTokens(), SharedRings(workers))
 
 
 def make_keys(
@@ -66,7 +72,7 @@ def make_keys(
     random_bytes: RandomBytes = os.urandom,
     on_change: Callable[[bytes], None] = lambda _ring: None,
 ) -> KeyManager:
-    """The keys use case over the places that the settings name; `on_change` is called with each ring that is held."""
+    """The keys use case over the places that the settings name; `on_change` is as for `KeyManager`."""
     patience_s = None if settings.keys_required else FIRST_RING_PATIENCE_S
     return KeyManager(
         settings.keys,
@@ -152,15 +158,13 @@ def make_app(
     body_timeout_s: float = BODY_TIMEOUT_S,
     shared: Shared | None = None,
     row: int = 0,
-    keys: KeyManager | None = None,
 ) -> web.Application:
     """The whole service as an aiohttp application; its keys are loaded and followed while it runs.
 
-    Where several workers serve together, `shared` is what all of them have, and `row` this one's own on its board.
-    `keys` are other ones than the settings name.
+    Where several workers serve together, `shared` is what all of them have, and `row` this one's own in it.
     """
     shared = shared or Shared.by(1)
-    keys = keys or make_keys(settings, clock=clock)
+    keys = make_keys(settings, clock=clock, on_change=partial(shared.rings.write, row))
     loop_lag = LoopLag(steady_clock=time.monotonic)
     metrics = Metrics(lambda: _gauges(keys.status(), loop_lag), board=shared.board, row=row)
     warned: list[str] = []
@@ -200,6 +204,7 @@ def make_app(
     routing = Routing(auth=access, bodies=BodyReader(timeout_s=body_timeout_s), metrics=metrics)
     app = web.Application(client_max_size=settings.max_body_bytes)
     app[KEYS] = keys
+    app[RINGS] = shared.rings
     app.add_routes([*api.routes(routing), *ops.routes(routing)])
     app[LOOP_LAG] = loop_lag
     app.cleanup_ctx.append(_work_aside)
@@ -222,6 +227,12 @@ async def _work_aside(app: web.Application) -> AsyncIterator[None]:
             logger.critical("work beside the requests has ended: restart this process", exc_info=task.exception())
 
     keys = app[KEYS]
+    # A worker that replaces another has the keys before it accepts connections, whatever the disk and Redis do.
+    for content in app[RINGS]:
+        try:
+            await keys.hold(content)
+        except GuestSessionsError as error:
+            logger.warning("a ring of this host's other workers is not taken: %s", error.detail)
     await keys.start()
     tasks = [asyncio.create_task(work) for work in (keys.run(), app[LOOP_LAG].run())]
     for task in tasks:

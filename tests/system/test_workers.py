@@ -17,6 +17,8 @@ import pytest
 
 from tests.ports import free_port
 from tests.processes import DEADLINE_S, SERVE, Service, environment, running, until
+from tests.redis_servers import Server
+from tests.redis_servers import running as redis_running
 
 
 def call(service: Service, path: str, body: object = None) -> bytes:
@@ -46,6 +48,14 @@ def lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
+        return False
+
+
+def ready(service: Service) -> bool:
+    """Whether each worker that is asked says that it is ready."""
+    try:
+        return all(call(service, "/readyz") for _ in range(12))
+    except OSError:
         return False
 
 
@@ -146,6 +156,46 @@ def test_a_restart_is_refused_where_the_keyring_would_not_open(tmp_path: Path) -
         assert workers(service) == before
         assert {len(call(service, "/v1/issue", {})) > 0 for _ in range(6)} == {True}
         assert "not among those given" in service.output
+
+
+def test_a_worker_that_replaces_another_has_the_keys_though_the_file_is_damaged(tmp_path: Path) -> None:
+    with running(tmp_path, GUEST_WORKERS="2") as service:
+        token = json.loads(call(service, "/v1/issue", {}))["token"]
+        before = workers(service)
+        (tmp_path / "keys" / "keyring.json").write_text("damaged")
+        for victim in before:
+            os.kill(victim, signal.SIGKILL)
+        until(lambda: len(workers(service) - before) == 2)
+
+        verdicts = [json.loads(call(service, "/v1/verify", {"token": token}))["active"] for _ in range(20)]
+        issued_by = {json.loads(call(service, "/v1/issue", {}))["key_id"] for _ in range(20)}
+
+    assert verdicts == [True] * 20
+    assert len(issued_by) == 1
+
+
+def test_a_follower_s_new_worker_has_the_keys_though_redis_is_gone(tmp_path: Path) -> None:
+    shared = {"GUEST_KEYS_SECRET": "A" * 43, "GUEST_WORKERS": "2"}
+    with redis_running(Server(tmp_path / "redis")) as (server,):
+        shared["GUEST_REDIS_URL"] = f"redis://127.0.0.1:{server.port}"
+        (tmp_path / "keeper").mkdir()
+        (tmp_path / "follower").mkdir()
+        with (
+            running(tmp_path / "keeper", **shared) as keeper,
+            running(tmp_path / "follower", GUEST_KEYS_DIR="none", **shared) as follower,
+        ):
+            until(lambda: ready(keeper) and ready(follower))
+            token = json.loads(call(keeper, "/v1/issue", {}))["token"]
+            before = workers(follower)
+            server.kill()
+            os.kill(min(before), signal.SIGKILL)
+            until(lambda: len(workers(follower) - before) == 1)
+            verdicts = [json.loads(call(follower, "/v1/verify", {"token": token}))["active"] for _ in range(30)]
+            follower.process.send_signal(signal.SIGHUP)
+            until(lambda: "no worker is restarted" in follower.output)
+            verdicts += [json.loads(call(follower, "/v1/verify", {"token": token}))["active"] for _ in range(30)]
+
+    assert verdicts == [True] * 60
 
 
 def test_a_hangup_before_all_workers_are_up_is_not_lost(tmp_path: Path) -> None:
