@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Final, cast
 
 import uvloop
@@ -14,12 +15,15 @@ from aiohttp import web
 from service.app import Shared, make_app, make_key_operations, make_runner
 from service.config import Settings
 from service.errors import GuestSessionsError, InvalidSettings
+from service.http.auth import is_loopback
 from service.http.protocol import Runner
 
 logger = logging.getLogger("guest_sessions.server")
 
 LAST_REQUESTS_S: Final = 0.25
 """Between the last connection taken and the closing of idle ones: its request may still be on its way."""
+SYSTEMD_FIRST_FD: Final = 3
+"""Of the sockets that systemd passes (sd_listen_fds(3))."""
 BACKLOG: Final = 1_024
 """Connections that wait to be taken: a burst of that many is not refused while a worker is replaced."""
 
@@ -32,6 +36,30 @@ class CannotListen(OSError):
         self.host = host
         self.port = port
         self.reason = reason
+
+
+def inherited(variables: MutableMapping[str, str], *, hosts: Iterable[str]) -> list[socket.socket]:
+    """The sockets that systemd has opened for this process (sd_listen_fds(3)), none where it was not started so.
+
+    Takes systemd's variables out of `variables`: they are for no child of this process. The rules that keep a start
+    safe look at `hosts`, so sockets that are reachable from elsewhere need one in `hosts` that is, too.
+
+    Raises:
+        ValueError: a socket is not TCP, or reachable from elsewhere where no host is.
+    """
+    pid, number = variables.pop("LISTEN_PID", ""), variables.pop("LISTEN_FDS", "")
+    variables.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()):
+        return []
+    sockets = [socket.socket(fileno=SYSTEMD_FIRST_FD + index) for index in range(int(number))]
+    for each in sockets:
+        each.set_inheritable(False)
+        if each.family not in (socket.AF_INET, socket.AF_INET6) or each.type != socket.SOCK_STREAM:
+            raise ValueError("systemd has passed a socket that is not TCP")
+        address = each.getsockname()[0]
+        if not is_loopback(address) and all(is_loopback(host) for host in hosts):
+            raise ValueError(f"systemd has passed a socket on {address}, so GUEST_HOST must be that address, too")
+    return sockets
 
 
 def listen(hosts: Iterable[str], port: int) -> list[socket.socket]:

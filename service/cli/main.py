@@ -66,7 +66,9 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     for warning in settings_warnings(settings):
         logger.warning(warning)
     try:
-        sockets = server.listen(settings.hosts, settings.port)
+        sockets = server.inherited(os.environ, hosts=settings.hosts) or server.listen(settings.hosts, settings.port)
+    except ValueError as error:
+        output.fail(f"Cannot listen: {error}.", output.USAGE)
     except server.CannotListen as error:
         # Without the address, which Python adds to the text of the system's error.
         is_name_unknown = error.errno is None or isinstance(error.reason, socket.gaierror)

@@ -3,7 +3,10 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +160,49 @@ def test_a_wrong_issuer_is_warned_of_at_the_start_and_with_the_first_refused_tok
     assert reasons == ["wrong_issuer"] * 3
     assert output.count("ends with a slash") == 1
     assert output.count("names another issuer than GUEST_ISSUER (http://127.0.0.1:8080/)") == 1
+
+
+@contextmanager
+def started_by_systemd(folder: Path, listener: socket.socket, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The service with a socket as systemd passes it: as file 3, with its own process id in a variable."""
+    launcher = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); "
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); os.execv(sys.argv[2], sys.argv[2:])"
+    )
+    process = subprocess.Popen(  # noqa: S603 - our own words
+        [sys.executable, "-c", launcher, str(listener.fileno()), *SERVE],
+        cwd=folder,
+        env=environment({"GUEST_KEYS_DIR": str(folder / "keys"), "GUEST_ISSUER": "http://127.0.0.1", **variables}),
+        pass_fds=(listener.fileno(),),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_connection_to_systemd_s_socket_waits_for_the_start(tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as early:
+        early.settimeout(30)
+        early.connect(listener.getsockname())
+        early.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        with started_by_systemd(tmp_path, listener, GUEST_WORKERS=workers) as process:
+            answer = early.recv(15)
+            process.terminate()
+            exit_code = process.wait(timeout=30)
+
+    assert (answer, exit_code) == (b"HTTP/1.1 200 OK", 0)
+
+
+def test_a_socket_of_systemd_does_not_widen_who_is_reached(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("0.0.0.0", 0)) as listener,  # noqa: S104 - nothing is served there
+        started_by_systemd(tmp_path, listener) as process,
+    ):
+        _, complaint = process.communicate(timeout=30)
+
+    assert process.returncode == 2
+    assert b"GUEST_HOST must be that address" in complaint
