@@ -9,17 +9,16 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from service.errors import InvalidTransition, KeyringDamaged, KeyringNewer
-from service.keys.keyring import Key, KeyRecord, KeyRing, KeyState, public_jwk
-from service.keys.material import MATERIAL, MEMBERS, fault, without_private
+from service.keys.keyring import FORM, Key, KeyRecord, KeyRing, KeyState, public_jwk
+from service.keys.material import MEMBERS, fault, without_private
 
 PURPOSE: Final = "guest-sessions keyring"
-VERSION: Final = 2
-"""Of the form that is written; a ring that names none is of version 1."""
 
 _Time = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 _MAX_AGES: Final = 1_000
@@ -68,10 +67,13 @@ _RING_MEMBERS: Final = frozenset(_StoredRing.__struct_fields__)
 
 def to_jwk_set(ring: KeyRing) -> bytes:
     """The whole ring, private parts included, as JSON for people and programs."""
+    unknown = any([ring.extra, *(record.extra for record in ring.records)])
+    if ring.form == 1 and ring.active is not None and not ring.jwks_ages and not unknown:
+        return _version_1(ring, ring.keys)  # else 0.1.0 cannot read it in any form
     return _written(
         ring.extra
         | {
-            "version": VERSION,
+            "version": FORM,
             "purpose": PURPOSE,
             "ring": ring.ring_id,
             "revision": ring.revision,
@@ -96,9 +98,9 @@ def from_jwk_set(stored: bytes) -> KeyRing:
     try:
         document = msgspec.json.decode(stored)
         version = msgspec.convert(document, _Purpose).version
-        if version > VERSION:
+        if version > FORM:
             raise KeyringNewer(
-                f"The keyring was made by a newer version of this service (form {version}; this one knows {VERSION})."
+                f"The keyring was made by a newer version of this service (form {version}; this one knows {FORM})."
             )
         parsed = msgspec.convert(document, _StoredRing)
         lives = [msgspec.convert(each, _StoredKey) for each in parsed.keys]
@@ -124,6 +126,7 @@ def from_jwk_set(stored: bytes) -> KeyRing:
             int(age_s): time_s for age_s, time_s in sorted(parsed.jwks_ages.items(), key=lambda item: int(item[0]))
         },
         extra={name: value for name, value in document.items() if name not in _RING_MEMBERS},
+        form=parsed.version,
     )
 
 
@@ -149,6 +152,10 @@ def to_jwk_set_0_1_0(ring: KeyRing) -> bytes:
     if ring.active is None:
         raise InvalidTransition("No key signs at the moment, and 0.1.0 needs one: let a key sign first.")
     damaged = faults(ring)
+    return _version_1(ring, [key for key in ring.keys if key.kid not in damaged])
+
+
+def _version_1(ring: KeyRing, keys: Iterable[Key]) -> bytes:
     return _written(
         {
             "purpose": PURPOSE,
@@ -156,7 +163,7 @@ def to_jwk_set_0_1_0(ring: KeyRing) -> bytes:
             "revision": ring.revision,
             "revoked_before": ring.revoked_before_s,
             "derivation_secret": base64.b64encode(ring.derivation_secret).decode(),
-            "keys": [_key_0_1_0(key) for key in ring.keys if key.kid not in damaged],
+            "keys": [_key_0_1_0(key) for key in keys],
         }
     )
 
@@ -233,8 +240,5 @@ def _without_states(lives: list[_StoredKey], records: list[KeyRecord]) -> list[K
 
 
 def _key_0_1_0(key: Key) -> dict[str, Any]:
-    material = MATERIAL[key.algorithm]
-    names = material.public + (() if key.state is KeyState.REVOKED else material.private)
     life = _life(key) | {"state": key.state.value}
-    order = [name for name in _StoredKey.__struct_fields__ if name in life]
-    return {name: life[name] for name in order} | {"kty": material.kty} | {name: key.private[name] for name in names}
+    return {name: life[name] for name in _StoredKey.__struct_fields__ if name in life} | key.private

@@ -38,6 +38,9 @@ class KeyState(StrEnum):
 MAX_PUBLISHED_KEYS: Final = 128
 """A JWKS of 128 ES256 keys is 25 KB; common verifiers refuse one of a few hundred."""
 
+FORM: Final = 2
+"""The version of the form at rest that this release writes; 0.1.0 wrote 1, which says no version."""
+
 RETENTION_MARGIN_S: Final = 7 * 86_400
 """A retired key outlives its last token by this: replicas that are cut off from the ring go on signing with it."""
 
@@ -103,7 +106,8 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All keys of one deployment, with what must travel with them; `ring_id` tells deployments apart.
 
     `revision` counts moves, for people alone. `jwks_ages` has each JWKS max-age that was ever published, in seconds,
-    with the time when it last was. `extra` are members that a later release wrote.
+    with the time when it last was. `extra` are members that a later release wrote. `form` is the version
+    of the form at rest: a ring of 0.1.0 keeps the form that 0.1.0 reads until the upgrade is over.
     """
 
     ring_id: str
@@ -113,6 +117,7 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     derivation_secret: bytes
     jwks_ages: dict[int, int] = {}
     extra: dict[str, Any] = {}
+    form: int = FORM
 
     def __repr__(self) -> str:
         return f"KeyRing(ring_id={self.ring_id!r}, revision={self.revision}, keys={self.keys!r})"
@@ -198,6 +203,7 @@ def join(mine: KeyRing, theirs: KeyRing) -> KeyRing:
         derivation_secret=max(mine.derivation_secret, theirs.derivation_secret),
         jwks_ages=_joined_ages(mine.jwks_ages, theirs.jwks_ages),
         extra=_joined_unknown(mine.extra, theirs.extra),
+        form=max(mine.form, theirs.form),
     )
     return mine if joined == mine else theirs if joined == theirs else joined
 

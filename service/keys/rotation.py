@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from service.keys import Clock, keyring
-from service.keys.keyring import MAX_PUBLISHED_KEYS, RETENTION_MARGIN_S, KeyPolicy, KeyRecord, KeyRing
+from service.keys.keyring import FORM, MAX_PUBLISHED_KEYS, RETENTION_MARGIN_S, KeyPolicy, KeyRecord, KeyRing
 
 logger = logging.getLogger("guest_sessions.keys")
 
@@ -23,6 +23,8 @@ UNSEEN_PATIENCE_S: Final = 3_600
 """With Redis, a key that followers cannot have seen signs all the same after so long."""
 AHEAD_S: Final = 300
 """Times of the ring that are later than this clock by more than so much are reported: one of the clocks is wrong."""
+UPGRADE_PATIENCE_S: Final = 3_600
+"""A ring of 0.1.0 keeps its form for so long after a start: replicas of 0.1.0 beside this one follow it meanwhile."""
 AGE_NOTED_EVERY_S: Final = 30
 """How often processes that differ in the JWKS max-age note their own; the older age counts by so much longer."""
 
@@ -35,6 +37,7 @@ class Rotation:
         self._clock = clock
         self._steady_clock = steady_clock
         self._with_copy = with_copy
+        self._started = steady_clock()
         self._since: dict[tuple[str, str], float] = {}
         self._forgotten: set[str] = set()
 
@@ -71,7 +74,10 @@ class Rotation:
         """The ring after every move that is due. `replace`: the active key's numbers are damaged, another must sign."""
         now_s = self._clock()
         ring = keyring.allow_lifetime(ring, self._policy.max_lifetime_s)
-        ring = note_jwks_age(ring, self._policy.jwks_max_age_s, now_s=now_s)
+        if ring.form < FORM and self._steady_clock() - self._started >= UPGRADE_PATIENCE_S:
+            ring = msgspec.structs.replace(ring, form=FORM)
+        if ring.form == FORM:  # the one before has no room for it
+            ring = note_jwks_age(ring, self._policy.jwks_max_age_s, now_s=now_s)
         if ring.active is None or replace:
             if ring.staged is None and fresh is not None:
                 ring = keyring.stage(ring, fresh)

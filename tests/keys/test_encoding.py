@@ -228,6 +228,30 @@ def test_tokens_of_0_1_0_verify(of: str) -> None:
     assert json.loads(claims)["iss"] == "http://golden.test"
 
 
+def test_a_ring_of_0_1_0_stays_legible_to_it() -> None:
+    content = (GOLDEN / "0.1.0" / "keyring.json").read_bytes()
+
+    assert encoding.to_jwk_set(encoding.from_jwk_set(content)) == content
+
+
+def test_a_ring_of_0_1_0_with_a_later_member_is_written_in_the_form_of_today() -> None:
+    document = json.loads((GOLDEN / "0.1.0" / "keyring.json").read_bytes()) | {"hints": 1}
+
+    again = stored(read(document))
+
+    assert (again["version"], again["hints"]) == (2, 1)
+
+
+def test_a_ring_of_0_1_0_without_an_active_key_is_written_in_the_form_of_today() -> None:
+    ring = encoding.from_jwk_set((GOLDEN / "0.1.0" / "keyring.json").read_bytes())
+    assert ring.active is not None
+
+    again = stored(keyring.revoke(ring, ring.active.kid, now_s=NOW_S))
+
+    assert again["version"] == 2
+    assert encoding.from_jwk_set(json.dumps(again).encode()).active is None
+
+
 def test_going_back_to_0_1_0_gives_its_own_file() -> None:
     content = (GOLDEN / "0.1.0" / "keyring.json").read_bytes()
 

@@ -955,6 +955,23 @@ async def test_a_newer_form_is_never_overwritten(world: World) -> None:
     assert world.path.read_bytes() == world.cache.content == newer
 
 
+async def test_a_ring_of_0_1_0_keeps_its_form_for_an_hour(world: World) -> None:
+    world.folder.mkdir()
+    world.path.write_bytes((Path(__file__).parent / "golden/0.1.0/keyring.json").read_bytes())
+    keeper = world.keeper()
+
+    await keeper.start()
+    world.change(lambda ring: keyring.revoke(ring, "0a00000000000002", now_s=world.now()))
+    world.pass_s(3_599)
+    await tick(keeper)
+    assert "version" not in json.loads(world.path.read_bytes())
+
+    world.pass_s(1)
+    await tick(keeper)
+    stored = json.loads(world.path.read_bytes())
+    assert (stored["version"], list(stored["jwks_ages"])) == (2, ["300"])
+
+
 async def test_a_later_releases_members_survive_its_older_neighbours(world: World) -> None:
     keeper = world.keeper(secrets=(SECRET,), cache=world.cache)
     await keeper.start()
