@@ -1,24 +1,43 @@
 #!/bin/sh
-# Puts the public keys from standard input (PEM, as `guest-sessions keys export --public --pem` writes them) into the four
-# places that haproxy.cfg reads: DIR/key-1.pem to DIR/key-4.pem. Places that are left over repeat the first key.
+# Installs the public keys from standard input (as `guest-sessions keys export --public --pem` writes them) for haproxy.cfg:
+#
+#   DIR/KID.pem    each key
+#   DIR/keys.map   from a token's `kid` to the file of its key
+#   DIR/keys.cfg   loads the keys: HAProxy verifies only with keys that a configuration file names
 #
 #   guest-sessions keys export --public --pem | ./install-keys.sh /etc/haproxy/guest
 set -eu
 dir=${1:?usage: install-keys.sh DIR < keys.pem}
-places=4
 mkdir -p "$dir"
 fresh=$(mktemp -d "$dir/.fresh.XXXXXX")
 trap 'rm -rf "$fresh"' EXIT
-count=$(awk -v dir="$fresh" '
-    /^-----BEGIN PUBLIC KEY-----/ { n++; inside = 1 }
-    inside { print > (dir "/key-" n ".pem") }
-    /^-----END PUBLIC KEY-----/ { inside = 0 }
-    END { print n + 0 }')
-[ "$count" -ge 1 ] || { echo "no public key on standard input: nothing was changed" >&2; exit 1; }
-[ "$count" -le "$places" ] || { echo "$count keys, but haproxy.cfg has $places places: add lines there and here. NOTHING WAS CHANGED" >&2; exit 1; }
-i=$count
-while [ "$i" -lt "$places" ]; do
-    i=$((i + 1))
-    cp "$fresh/key-1.pem" "$fresh/key-$i.pem"
+awk -v dir="$dir" -v fresh="$fresh" '
+    function refuse(why) { print why ": NOTHING WAS CHANGED" > "/dev/stderr"; failed = 1; exit 1 }
+    /^-----BEGIN PUBLIC KEY-----$/ {
+        if (kid !~ /^[A-Za-z0-9_-]+$/) refuse("a key without a usable kid on the line before it")
+        pem = fresh "/" kid ".pem"; first = 1
+        print > pem
+        next
+    }
+    /^-----END PUBLIC KEY-----$/ { print > pem; close(pem); pem = ""; kid = ""; count++; next }
+    pem != "" {
+        # How every P-256 key begins (RFC 5480); the others are RSA.
+        if (first) {
+            algorithm = /^MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcD/ ? "ES256" : "RS256"
+            print kid, dir "/" kid ".pem" > (fresh "/keys.map")
+            config = config "    acl loaded str(),jwt_verify(\"" algorithm "\",\"" dir "/" kid ".pem\") 1\n"
+            first = 0
+        }
+        print > pem
+        next
+    }
+    { kid = $0 }
+    END {
+        if (failed) exit 1
+        if (pem != "" || !count) refuse("no complete public key on standard input")
+        printf "# Written by install-keys.sh.\nbackend guest-keys\n    mode http\n%s", config > (fresh "/keys.cfg")
+    }'
+for old in "$dir"/*.pem; do
+    [ -e "$fresh/${old##*/}" ] || rm -f "$old"
 done
-mv "$fresh"/key-*.pem "$dir/"
+mv "$fresh"/*.pem "$fresh/keys.map" "$fresh/keys.cfg" "$dir/"

@@ -179,7 +179,7 @@ def haproxy(site: Site) -> Iterator[Running]:
             "/etc/haproxy/guest/": f"{site.folder}/keys-pem/",
         },
     )
-    command = [program("haproxy"), "-W", "-db", "-f", config]
+    command = [program("haproxy"), "-W", "-db", "-f", config, "-f", site.folder / "keys-pem/keys.cfg"]
     with running(command, port=port, log=site.folder / "haproxy.log") as process:
 
         def take_new_keys() -> None:
