@@ -66,7 +66,7 @@ def echo() -> Iterator[Echo]:
             self.end_headers()
             self.wfile.write(reply)
 
-        do_GET = do_POST = answer  # noqa: N815  (the names that http.server looks for)
+        do_GET = do_POST = do_OPTIONS = answer  # noqa: N815  (the names that http.server looks for)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -19,6 +19,8 @@ ALIASES = [(alias, "mallory") for each in "_!#$%&'*+.^`|~" for alias in (f"X{eac
     (f"X_Guest_{name}", "mallory") for name in IDENTITY
 ]
 
+PREFLIGHT = [("Origin", "https://app.shop.example"), ("Access-Control-Request-Method", "POST")]
+
 
 def cookie(token: str) -> Headers:
     return [("Cookie", f"theme=dark; {COOKIE}={token}; other=1")]
@@ -67,6 +69,13 @@ def test_nobody_passes_without_a_token(gateway: Gateway, path: str) -> None:
     answer = send(gateway.port, path, headers=[("X-Guest-Id", "G-mallory"), ("X-Forwarded-Uri", "/")])
     assert answer.status == 401
     assert answer.all("Set-Cookie") == []
+    assert len(gateway.app.seen) == reached
+
+
+def test_an_options_request_without_a_token_does_not_pass(gateway: Gateway) -> None:
+    reached = len(gateway.app.seen)
+    for headers in ([], PREFLIGHT):
+        assert send(gateway.port, "/account", method="OPTIONS", headers=headers).status == 401
     assert len(gateway.app.seen) == reached
 
 
