@@ -55,7 +55,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("/currency".into(), Rule::MergeRuleName(MergeRuleName::Session)),
     ]));
     let mut handover = MergeRequest::new(vec![json_patched.token.clone(), "not a token".into()]);
-    handover.session = object(json!({"cart": [{"sku": "tea", "qty": 98}, {"sku": "mug", "qty": 1}], "currency": "USD"}));
+    handover.session =
+        Some(object(json!({"cart": [{"sku": "tea", "qty": 98}, {"sku": "mug", "qty": 1}], "currency": "USD"})));
     handover.policy = Some(Box::new(PolicyOrName::Policy(Box::new(policy))));
     let merged = merge(&api, handover).await?;
 
