@@ -27,6 +27,7 @@ FILE_NAME: Final = "keyring.json"
 LOCK_NAME: Final = "keyring.lock"
 NEW_NAME: Final = "keyring.json.new"
 """Always the same name: it is written under the lock alone, so that a killed writer's leftover is written over."""
+NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 LOCK_TIMEOUT_S: Final = 5.0
 """A holder needs milliseconds; one that is stopped for longer must not stop everybody else for good."""
 DISK_TIMEOUT_S: Final = 10.0
@@ -242,7 +243,7 @@ class DurableFile:
     def _replace(self, content: bytes) -> None:
         new = self._directory / NEW_NAME
         try:
-            with open(new, "wb", opener=_private) as file:
+            with os.fdopen(os.open(new, NEW_FILE, 0o600), "wb") as file:
                 os.fchmod(file.fileno(), 0o600)
                 self._leave_to_owner(file.fileno())
                 file.write(content)
@@ -307,10 +308,6 @@ class DurableFile:
                 time.sleep(0.01)
             else:
                 return
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ go back, whatever the clock says: each move puts its own time behind those that 
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
@@ -195,13 +195,14 @@ def join(mine: KeyRing, theirs: KeyRing) -> KeyRing:
     for record in theirs.records:
         held = records.get(record.kid)
         records[record.kid] = record if held is None else _joined(held, record)
+    ages_s = sorted(mine.jwks_ages.keys() | theirs.jwks_ages.keys())
     joined = KeyRing(
         ring_id=mine.ring_id,
         revision=max(mine.revision, theirs.revision),
         records=_in_order(records.values()),
         revoked_before_s=max(mine.revoked_before_s, theirs.revoked_before_s),
         derivation_secret=max(mine.derivation_secret, theirs.derivation_secret),
-        jwks_ages=_joined_ages(mine.jwks_ages, theirs.jwks_ages),
+        jwks_ages={age_s: max(mine.jwks_ages.get(age_s, 0), theirs.jwks_ages.get(age_s, 0)) for age_s in ages_s},
         extra=_joined_unknown(mine.extra, theirs.extra),
         form=max(mine.form, theirs.form),
     )
@@ -261,10 +262,6 @@ def _sound_first(record: KeyRecord) -> tuple[bool, str, str, int, str]:
 def _pick(choose: Callable[[Iterable[int]], int], *times_s: int | None) -> int | None:
     known = [time_s for time_s in times_s if time_s is not None]
     return choose(known) if known else None
-
-
-def _joined_ages(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
-    return {age_s: max(one.get(age_s, 0), other.get(age_s, 0)) for age_s in sorted(one.keys() | other.keys())}
 
 
 def _joined_unknown(one: Any, other: Any) -> Any:

@@ -65,8 +65,9 @@ def soundness(algorithm: str, members: Mapping[str, Any]) -> int:
     """
     if fault(algorithm, members, private=False) is not None:
         return 0
+    # Each is a Base64urlUInt (RFC 7518, section 2).
     numbers = {
-        name: _number(members[name])
+        name: int.from_bytes(base64.urlsafe_b64decode(members[name] + "=" * (-len(members[name]) % 4)), "big")
         for name in MEMBERS & members.keys() - {"kty", "crv"}
         if _is_base64url(members[name])
     }
@@ -89,8 +90,3 @@ def soundness(algorithm: str, members: Mapping[str, Any]) -> int:
     except ValueError:
         return 1
     return 2
-
-
-def _number(text: str) -> int:
-    """A Base64urlUInt (RFC 7518, section 2)."""
-    return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")

@@ -152,7 +152,16 @@ class FileKeeper:
 
         An unmounted volume must not log every guest out: so whatever stands in the way of knowing raises.
         """
-        theirs = await self._look_before_making()
+        theirs = None if self._copy is None else await self._reply(self._copy.get())
+        if theirs is not None:
+            self._empty_since = None
+        elif self._copy is not None and self._patience_s is not None:
+            now = self._core.steady_clock()
+            self._empty_since = now if self._empty_since is None else self._empty_since
+            if now - self._empty_since < self._patience_s:
+                raise KeyringError(
+                    "The folder of the keyring is empty, and so is Redis; a running keeper may yet fill it."
+                )
         if theirs is None and self._patience_s is None:
             raise KeyringError("There is no keyring, and GUEST_KEYS_REQUIRED says that there must be one.")
         if theirs is None and self._copy is not None:
@@ -176,20 +185,6 @@ class FileKeeper:
         with self._store.transaction() as tx:
             tx.ring = ring = tx.ring or first  # another process may have been quicker
         return ring
-
-    async def _look_before_making(self) -> KeyRing | None:
-        """The ring in Redis, or None where it is off, or has been seen empty for long enough, without a break."""
-        if self._copy is None:
-            return None
-        theirs = await self._reply(self._copy.get())
-        if theirs is not None:
-            self._empty_since = None
-            return theirs
-        now = self._core.steady_clock()
-        self._empty_since = now if self._empty_since is None else self._empty_since
-        if self._patience_s is not None and now - self._empty_since < self._patience_s:
-            raise KeyringError("The folder of the keyring is empty, and so is Redis; a running keeper may yet fill it.")
-        return None
 
     async def _reply(self, reply: Awaitable[T]) -> T:
         try:

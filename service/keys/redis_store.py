@@ -334,19 +334,16 @@ def _reason(error: BaseException) -> str:
     """What went wrong, by the kinds of the errors alone; their text may hold a password."""
     cause: BaseException | None = error
     while cause is not None:
-        if (known := _known_reason(cause)) is not None:
-            return known
+        known = [reason for kinds, reason in _KINDS.items() if isinstance(cause, kinds)]
+        if not known and isinstance(cause, OSError) and cause.errno in errno.errorcode:
+            known.append(f"cannot be reached: {os.strerror(cause.errno or 0)}")
+        code = str(cause).split(" ", 1)[0]
+        if not known and code in _REFUSALS:
+            known.append(_REFUSALS[code])
+        if known:
+            return known[0]
         cause = cause.__cause__ or cause.__context__
     return f"cannot be used: {type(error).__name__}"
-
-
-def _known_reason(error: BaseException) -> str | None:
-    for kinds, reason in _KINDS.items():
-        if isinstance(error, kinds):
-            return reason
-    if isinstance(error, OSError) and error.errno in errno.errorcode:
-        return f"cannot be reached: {os.strerror(error.errno or 0)}"
-    return _REFUSALS.get(str(error).split(" ", 1)[0])
 
 
 _KINDS: Final[dict[tuple[type[Exception], ...], str]] = {
