@@ -29,7 +29,7 @@ def environments(keys: str) -> tuple[dict[str, str], dict[str, str]]:
         "GUEST_ISSUER": SERVICE,
         "GUEST_API_KEYS": api_key,
         "GUEST_MERGE_POLICIES": str(HERE / "policies.toml"),
-        "GUEST_LOG_LEVEL": "warning",
+        "GUEST_LOG_LEVEL": "error",
     }
     shop = {"GUEST_URL": SERVICE, "GUEST_ISSUER": SERVICE, "GUEST_API_KEY": api_key}
     return inherited | service, inherited | shop

@@ -174,12 +174,19 @@ class FileKeeper:
         else:
             logger.info("the folder is empty: adopting the ring in redis, revision %d", first.revision)
         try:
-            return await self._disk.run(partial(self._write_first, first))
+            written = await self._disk.run(partial(self._write_first, first))
         except KeyringError:
             if self._copy is not None and theirs is None:
                 with contextlib.suppress(CacheUnavailable):
                     await self._copy.release(self._claimant)
             raise
+        if theirs is None and written is first:
+            logger.warning(
+                "made a new keyring at %s, as there was none. If guests have tokens already, they are refused: "
+                "is the volume mounted?",
+                self._store.place,
+            )
+        return written
 
     def _write_first(self, first: KeyRing) -> KeyRing:
         with self._store.transaction() as tx:

@@ -61,6 +61,7 @@ def test_a_first_start_makes_the_keyring_and_says_what_to_try(tmp_path: Path) ->
         service.stop()
 
     assert (tmp_path / "keys" / "keyring.json").stat().st_mode & 0o777 == 0o600
+    assert '"warning"' in next(line for line in service.output.splitlines() if "is the volume mounted?" in line)
     assert f"{service.base_url}/v1/issue" in service.output
 
 
