@@ -24,8 +24,7 @@ def form(token: str, **parameters: str | None) -> dict[str, str]:
 
 
 async def exchange(api: Api, parameters: Mapping[str, str] | FormData | str, **headers: str) -> Answer:
-    async with api.session.post(f"{api.base_url}/v1/token", data=parameters, headers=headers) as response:
-        return Answer(response, await response.read())
+    return await api.ask("POST", "/v1/token", data=parameters, headers=headers)
 
 
 async def decoded(api: Api, token: str, audience: str = "search") -> dict[str, Any]:
