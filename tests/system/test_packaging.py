@@ -99,3 +99,7 @@ def test_the_versions_agree() -> None:
     assert stated
     assert f"## [{stated[1]}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert getattr(service, "__version__", stated[1]) == stated[1]
+    images = re.findall(
+        r"image: guest-sessions:(\S+)", (ROOT / "examples/kubernetes/guest-sessions.yaml").read_text("utf-8")
+    )
+    assert set(images) == {stated[1]}
