@@ -14,6 +14,7 @@ MODEL_EXAMPLES ?= 1000
 SEEDS ?= 10000
 KILLS ?= 1000
 ROTATIONS ?= 50
+ROUNDS ?= 5
 PYTHONS ?= python3.11 python3.12 python3.13
 UV := uv==0.13.9
 
@@ -143,6 +144,10 @@ chaos: $(VENV)/.dev ## a fleet under load while Redis fails and the keys rotate 
 .PHONY: clocks
 clocks: $(VENV)/.dev ## the same fleet with clocks that are apart, jump, and reach 2038, 2106 and 2200; minutes
 	@$(BIN)/python -m tests.chaos.clocks
+
+.PHONY: upgrade
+upgrade: $(VENV)/.dev ## a fleet of 0.1.0 under load upgraded replica by replica, and back, for ROUNDS=5; minutes
+	@$(BIN)/python -m tests.chaos.upgrade --rounds $(ROUNDS)
 
 # --- the clients ---
 
