@@ -152,22 +152,9 @@ class FileKeeper:
 
         An unmounted volume must not log every guest out: so whatever stands in the way of knowing raises.
         """
-        theirs = None if self._copy is None else await self._reply(self._copy.get())
-        if theirs is not None:
-            self._empty_since = None
-        elif self._copy is not None and self._patience_s is not None:
-            now = self._core.steady_clock()
-            self._empty_since = now if self._empty_since is None else self._empty_since
-            if now - self._empty_since < self._patience_s:
-                raise KeyringError(
-                    "The folder of the keyring is empty, and so is Redis; a running keeper may yet fill it."
-                )
+        theirs = None if self._copy is None else await self._ring_in_redis(self._copy)
         if theirs is None and self._patience_s is None:
             raise KeyringError("There is no keyring, and GUEST_KEYS_REQUIRED says that there must be one.")
-        if theirs is None and self._copy is not None:
-            if not await self._reply(self._copy.claim(self._claimant)):
-                raise KeyringError("Another keeper is making the first keyring; waiting for it.")
-            theirs = await self._reply(self._copy.get())  # it may have been put back while the claim was on its way
         first = theirs
         if first is None:
             first = self._core.rotation.advance(await asyncio.to_thread(self._generator.ring), None)
@@ -187,6 +174,21 @@ class FileKeeper:
                 self._store.place,
             )
         return written
+
+    async def _ring_in_redis(self, copy: "RedisStore") -> KeyRing | None:
+        """The ring in Redis, or None where it stayed empty and this keeper alone may make the first ring."""
+        theirs = await self._reply(copy.get())
+        if theirs is not None:
+            self._empty_since = None
+        if theirs is not None or self._patience_s is None:
+            return theirs
+        now = self._core.steady_clock()
+        self._empty_since = now if self._empty_since is None else self._empty_since
+        if now - self._empty_since < self._patience_s:
+            raise KeyringError("The folder of the keyring is empty, and so is Redis; a running keeper may yet fill it.")
+        if not await self._reply(copy.claim(self._claimant)):
+            raise KeyringError("Another keeper is making the first keyring; waiting for it.")
+        return await self._reply(copy.get())  # it may have been put back while the claim was on its way
 
     def _write_first(self, first: KeyRing) -> KeyRing:
         with self._store.transaction() as tx:
