@@ -172,7 +172,7 @@ class _Reader:
 
 
 def _read(reader: _Reader) -> Settings:
-    hosts: tuple[str, ...] = reader.parsed("GUEST_HOST", _parse_hosts, ("127.0.0.1",))
+    hosts: tuple[str, ...] = reader.parsed("GUEST_HOST", parse_hosts, ("127.0.0.1",))
     port = reader.whole("GUEST_PORT", 8080, least=0, most=65535)
     outside = next((host for host in hosts if not is_loopback(host)), None)
     tokens = _read_tokens(reader, host=hosts[0], port=port, outside=outside)
@@ -207,7 +207,8 @@ def _read(reader: _Reader) -> Settings:
     )
 
 
-def _parse_issuers(text: str) -> tuple[str, ...]:
+def parse_issuers(text: str) -> tuple[str, ...]:
+    """The addresses of GUEST_ISSUER, as they are written; raises ValueError for what is none."""
     issuers = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for issuer in issuers:
         url = urlsplit(issuer)
@@ -221,7 +222,8 @@ def _parse_issuers(text: str) -> tuple[str, ...]:
     return issuers
 
 
-def _parse_hosts(text: str) -> tuple[str, ...]:
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """The hosts of GUEST_HOST; raises ValueError for what is none."""
     hosts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for host in hosts:
         if ":" in host:
@@ -234,7 +236,7 @@ def _parse_hosts(text: str) -> tuple[str, ...]:
 def _read_tokens(reader: _Reader, *, host: str, port: int, outside: str | None) -> TokenPolicy:
     issuers: tuple[str, ...] = (f"http://{f'[{host}]' if ':' in host else host}:{port}",)
     if reader.text("GUEST_ISSUER") is not None:
-        issuers = reader.parsed("GUEST_ISSUER", _parse_issuers, issuers)
+        issuers = reader.parsed("GUEST_ISSUER", parse_issuers, issuers)
     elif outside is not None:
         reader.fault("GUEST_ISSUER", f"is required when listening beyond loopback (GUEST_HOST is {outside})")
     elif port == 0:
