@@ -20,8 +20,6 @@ from service.merge.rules import (
     Moment,
     clamp,
     combine,
-    identify,
-    is_keyed,
     is_later,
     limited,
     moment,
@@ -107,6 +105,76 @@ class MergeState(msgspec.Struct):
         self.conflict_notes.clear()
         self.change_notes.clear()
 
+    def without_protected(self, location: Location, session: Any, guest: Any) -> Any:
+        """The guest's value without its protected parts, `MISSING` if it is one. A part that differs is a conflict."""
+        if not location.shield:
+            return guest
+        if location.is_protected:
+            if guest is not None:
+                RuleContext(self, location, SESSION, session).refuse(guest, by="protect")
+            return MISSING
+        if type(guest) is dict:
+            members = session if type(session) is dict else {}
+            parts = (
+                (name, self.without_protected(location.member(name), members.get(name, MISSING), guest[name]))
+                for name in guest
+            )
+            return {name: part for name, part in parts if part is not MISSING}
+        if type(guest) is list:
+            elements = (
+                self.without_protected(location.element(index, None), MISSING, value)
+                for index, value in enumerate(guest)
+            )
+            return [element for element in elements if element is not MISSING]
+        return guest
+
+    def fold_whole(self, location: Location, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
+        """Fold objects that are no one's member: the payload, or elements of one key."""
+        if location.rule and location.takes_whole_objects:
+            return self.apply(location, location.rule, session, guests)
+        return self.apply(location, DEEP, {} if session is MISSING else session, guests)
+
+    def fold_value(self, location: Location, session: Any, guests: Sequence[Any]) -> Any:
+        """Fold everything that the guest has for one place; `MISSING` in and out where there is no value.
+
+        A guest's null is no value. All values under the rule of the first come first, then those under the next one's.
+        """
+        if len(guests) == 1:
+            guest = guests[0]
+            if guest is None:
+                return session
+            return self.apply(location, self.rule_at(location, session, guest), session, guests)
+        waiting = [guest for guest in guests if guest is not None]
+        while waiting:
+            rules = [self.rule_at(location, session, guest) for guest in waiting]
+            now = [guest for guest, rule in zip(waiting, rules, strict=True) if rule.name == rules[0].name]
+            waiting = [guest for guest, rule in zip(waiting, rules, strict=True) if rule.name != rules[0].name]
+            session = self.apply(location, rules[0], session, now)
+        return session
+
+    def apply(self, location: Location, rule: Rule, session: Any, guests: Sequence[Any]) -> Any:
+        """One rule on one or several values of a guest: objects and lists are gathered, others follow one another."""
+        match rule.name:
+            case "drop":
+                return session
+            case "deep":
+                return RuleContext(self, location, rule, session).merge_objects(guests)
+            case "union" | "append" | "by_key":
+                return RuleContext(self, location, rule, session).merge_lists(guests)
+            case "guest":
+                return RuleContext(self, location, rule, session).take_guest(guests[-1])
+            case "session":
+                single = RuleContext.keep_session
+            case "guest_if_empty":
+                single = RuleContext.fill_empty
+            case "latest":
+                single = RuleContext.take_latest
+            case "sum" | "max" | "min":
+                single = RuleContext.combine_numbers
+        for guest in guests:
+            session = single(RuleContext(self, location, rule, session), guest)
+        return session
+
 
 class RuleContext(msgspec.Struct, frozen=True):
     """One rule at work at one place. `session` is the session's value, `MISSING` where it has none."""
@@ -136,6 +204,175 @@ class RuleContext(msgspec.Struct, frozen=True):
         """Note a conflict."""
         self.state.conflict_notes.append((self.location, self.session, guest, kept, by or self.rule.name))
 
+    def keep_session(self, guest: Any) -> Any:
+        """`session`: the guest's value only where the session has none."""
+        return self.take(guest) if self.session is MISSING else self.refuse(guest)
+
+    def take_guest(self, guest: Any) -> Any:
+        """`guest`: the guest's value as a whole."""
+        if self.is_vacant:
+            return self.take(guest)
+        value = with_protected(self.session, guest, self.location.shield)
+        if equal(value, self.session):
+            return self.refuse(guest, by="protect")
+        self.note(guest, "guest")
+        return self.take(value)
+
+    def fill_empty(self, guest: Any) -> Any:
+        """`guest_if_empty`: the guest's value where the session's is empty but for what is protected."""
+        shield = self.location.shield
+        own = without_protected(self.session, shield)
+        if not self.is_vacant and not (type(own) in (str, list, dict) and not own):
+            return self.session
+        value = with_protected(self.session, guest, shield)
+        return self.refuse(guest, by="protect") if equal(value, self.session) else self.take(value)
+
+    def take_latest(self, guest: Any) -> Any:
+        """`latest`: the object with the later moment."""
+        session, by = self.session, self.rule.by
+        if type(guest) is not dict or not (self.is_vacant or type(session) is dict):
+            return self.refuse(guest)
+        if self.is_vacant:
+            return self.take(guest)
+        if not is_later(guest, session, by):
+            return session
+        value = with_protected(session, guest, self.location.shield)
+        return self.refuse(guest, by="protect") if equal(value, session) else self.take(value)
+
+    def combine_numbers(self, guest: Any) -> Any:
+        """`sum`, `max`, `min`, within the bounds."""
+        session = self.session
+        if not is_number(guest) or not (self.is_vacant or is_number(session)):
+            return self.refuse(guest)
+        combined = guest if self.is_vacant else combine(self.rule, session, guest)
+        if combined == session:
+            return session
+        bounded = clamp(self.rule, combined) if self.is_vacant else clamp(self.rule, combined, session)
+        if not in_range(bounded):
+            self.note(guest, "session")
+            return session
+        if bounded != combined:
+            self.note(guest, "bounded")
+        return session if bounded == session else self.take(bounded)
+
+    def merge_objects(self, guests: Sequence[Any]) -> Any:
+        """`deep`: member by member. What several objects of the guest have for one member is folded at once."""
+        session = self.session
+        fits = self.is_vacant or type(session) is dict
+        said: dict[str, list[Any]] = {}
+        objects = 0
+        for guest in guests:
+            if not fits or type(guest) is not dict:
+                self.refuse(guest)
+                continue
+            objects += 1
+            for name, value in guest.items():
+                said.setdefault(name, []).append(value)
+        if not objects:
+            return session
+        merged = dict(session) if session else {}
+        for name, values in said.items():
+            folded = self.state.fold_value(self.location.member(name), merged.get(name, MISSING), values)
+            if folded is not MISSING:
+                merged[name] = folded
+        if not self.is_vacant:
+            return merged
+        # A new object none of whose members is handed over does not come into being; an empty one does.
+        return (merged or session) if said else self.take(merged)
+
+    def merge_lists(self, guests: Sequence[Any]) -> Any:
+        """`union`, `append`, `by_key`: the guest's elements follow, merge into the same ones, or move to the end."""
+        session, rule = self.session, self.rule
+        fits = self.is_vacant or type(session) is list
+        lists = []
+        for guest in guests:
+            if fits and type(guest) is list:
+                lists.append(guest)
+            else:
+                self.refuse(guest)
+        if not lists:
+            return session
+        said = lists[0] if len(lists) == 1 else [value for values in lists for value in values]
+        own = session or []
+        if rule.name == "append":
+            return self.bounded(own, said, [*own, *said])[0]
+        return self.merge_elements(own, said)
+
+    def merge_elements(self, own: list[Any], said: list[Any]) -> Any:
+        """`union` and `by_key`: merge the guest's elements into those that are the same, the others follow."""
+        rule = self.rule
+        index = self.state.index_of(self.location, own, rule)
+        last, keyed = index.sort_in(said, keep=rule.keep)
+        stayed = dict(index.slots)
+        for identity in last:
+            if (slot := index.first(identity)) is not None:
+                del stayed[slot]
+        touched: dict[int | str, Location] = {}
+        for identity, elements in keyed.items():
+            slot = index.first(identity)
+            place = self.location.element(slot, rule.fields)
+            if slot is None:
+                touched[identity] = place
+                last[identity] = self.merge_element(place, MISSING, elements)
+            else:
+                touched[slot] = place
+                stayed[slot] = self.merge_element(place, stayed[slot], elements)
+        last = {identity: value for identity, value in last.items() if value is not MISSING}
+        merged, kept = self.bounded(own, said, [*stayed.values(), *last.values()])
+        handles: list[int | str] = [*stayed, *last]
+        _number_elements(touched, handles, kept)
+        if kept is not None and merged is not self.session:
+            index.become(merged, [handles[position] for position in kept])
+        return merged
+
+    def bounded(self, own: list[Any], said: list[Any], merged: list[Any]) -> tuple[Any, Sequence[int] | None]:
+        """The list after its limit, and which elements of `merged` it has; None where the session's stays."""
+        state, rule = self.state, self.rule
+        moments: list[Moment | None] = []
+        if rule.keep == "newest":
+            moments = state.moments_of(self.location, own, rule)
+            moments = [
+                moments[index] if index < len(own) and value is own[index] else moment(value, rule.by)
+                for index, value in enumerate(merged)
+            ]
+        kept = limited(rule, own, merged, self.location.shield, moments)
+        if kept is None:
+            self.note(said, "session")
+            return self.session, None
+        values = merged
+        if rule.keep == "newest" or len(kept) < len(merged):
+            values = [merged[position] for position in kept]
+        if len(kept) < len(merged):
+            self.note(said, "bounded")
+        if self.is_vacant and said and not values:
+            return self.session, kept
+        if not self.is_vacant and equal(values, own):
+            return own, kept
+        if rule.keep == "newest":
+            state.moments[self.location.path] = values, [moments[position] for position in kept]
+        return self.take(values), kept
+
+    def merge_element(self, place: Location, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
+        """Merge elements of one key into the session's by `fields`. The key is no field: equal on both sides, it stays.
+
+        `MISSING` where `fields` have a rule for "", the element as a whole, that does not hand a new one over.
+        """
+        state, names = self.state, self.rule.key
+        fields = guests
+        if not place.takes_whole_objects:
+            fields = [{name: member for name, member in guest.items() if name not in names} for guest in guests]
+        noted = len(state.change_notes)
+        folded = state.fold_whole(place, session, fields)
+        if self.rule.keep == "newest" and folded is not MISSING:
+            folded = with_later_moment(folded, fields, self.rule.by)
+        if folded is MISSING or folded is session:
+            return folded
+        if session is MISSING:
+            del state.change_notes[noted:]  # the change of the list says it
+            key = {name: guests[0][name] for name in names}
+            return key | folded | key
+        return folded | {name: session[name] for name in names}
+
 
 def fold_guest(
     state: MergeState, session: dict[str, Any], guest: dict[str, Any], *, subject: str, weakened: bool
@@ -143,206 +380,9 @@ def fold_guest(
     """Fold one guest's payload into the session's; without a value from the guest, the very same session."""
     state.subject, state.weakened = subject, weakened
     root = state.policy.root
-    allowed = _without_protected(state, root, session, guest)
-    merged: dict[str, Any] = _fold_whole(state, root, session, [allowed]) if allowed else session
+    allowed = state.without_protected(root, session, guest)
+    merged: dict[str, Any] = state.fold_whole(root, session, [allowed]) if allowed else session
     state.report()
-    return merged
-
-
-def _without_protected(state: MergeState, location: Location, session: Any, guest: Any) -> Any:
-    """The guest's value without its protected parts, `MISSING` if it is one. A part that differs is a conflict."""
-    if not location.shield:
-        return guest
-    if location.is_protected:
-        if guest is not None:
-            RuleContext(state, location, SESSION, session).refuse(guest, by="protect")
-        return MISSING
-    if type(guest) is dict:
-        members = session if type(session) is dict else {}
-        parts = (
-            (name, _without_protected(state, location.member(name), members.get(name, MISSING), guest[name]))
-            for name in guest
-        )
-        return {name: part for name, part in parts if part is not MISSING}
-    if type(guest) is list:
-        elements = (
-            _without_protected(state, location.element(index, None), MISSING, value)
-            for index, value in enumerate(guest)
-        )
-        return [element for element in elements if element is not MISSING]
-    return guest
-
-
-def _fold_whole(state: MergeState, location: Location, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
-    """Fold objects that are no one's member: the payload, or elements of one key."""
-    if location.rule and location.takes_whole_objects:
-        return _apply(state, location, location.rule, session, guests)
-    return _apply(state, location, DEEP, {} if session is MISSING else session, guests)
-
-
-def _fold_value(state: MergeState, location: Location, session: Any, guests: Sequence[Any]) -> Any:
-    """Fold everything that the guest has for one place; `MISSING` in and out where there is no value.
-
-    A guest's null is no value. All values under the rule of the first come first, then those under the next one's.
-    """
-    if len(guests) == 1:
-        guest = guests[0]
-        if guest is None:
-            return session
-        return _apply(state, location, state.rule_at(location, session, guest), session, guests)
-    waiting = [guest for guest in guests if guest is not None]
-    while waiting:
-        rules = [state.rule_at(location, session, guest) for guest in waiting]
-        now = [guest for guest, rule in zip(waiting, rules, strict=True) if rule.name == rules[0].name]
-        waiting = [guest for guest, rule in zip(waiting, rules, strict=True) if rule.name != rules[0].name]
-        session = _apply(state, location, rules[0], session, now)
-    return session
-
-
-def _apply(state: MergeState, location: Location, rule: Rule, session: Any, guests: Sequence[Any]) -> Any:
-    """One rule on one or several values of a guest: objects and lists are gathered, other values follow one another."""
-    match rule.name:
-        case "drop":
-            return session
-        case "deep":
-            return _objects(RuleContext(state, location, rule, session), guests)
-        case "union" | "append" | "by_key":
-            return _lists(RuleContext(state, location, rule, session), guests)
-        case "guest":
-            return _guest(RuleContext(state, location, rule, session), guests[-1])
-        case "session":
-            single = _session
-        case "guest_if_empty":
-            single = _guest_if_empty
-        case "latest":
-            single = _latest
-        case "sum" | "max" | "min":
-            single = _number
-    for guest in guests:
-        session = single(RuleContext(state, location, rule, session), guest)
-    return session
-
-
-def _session(context: RuleContext, guest: Any) -> Any:
-    return context.take(guest) if context.session is MISSING else context.refuse(guest)
-
-
-def _guest(context: RuleContext, guest: Any) -> Any:
-    if context.is_vacant:
-        return context.take(guest)
-    value = with_protected(context.session, guest, context.location.shield)
-    if equal(value, context.session):
-        return context.refuse(guest, by="protect")
-    context.note(guest, "guest")
-    return context.take(value)
-
-
-def _guest_if_empty(context: RuleContext, guest: Any) -> Any:
-    shield = context.location.shield
-    own = without_protected(context.session, shield)
-    if not context.is_vacant and not (type(own) in (str, list, dict) and not own):
-        return context.session
-    value = with_protected(context.session, guest, shield)
-    return context.refuse(guest, by="protect") if equal(value, context.session) else context.take(value)
-
-
-def _latest(context: RuleContext, guest: Any) -> Any:
-    session, by = context.session, context.rule.by
-    if type(guest) is not dict or not (context.is_vacant or type(session) is dict):
-        return context.refuse(guest)
-    if context.is_vacant:
-        return context.take(guest)
-    if not is_later(guest, session, by):
-        return session
-    value = with_protected(session, guest, context.location.shield)
-    return context.refuse(guest, by="protect") if equal(value, session) else context.take(value)
-
-
-def _number(context: RuleContext, guest: Any) -> Any:
-    session = context.session
-    if not is_number(guest) or not (context.is_vacant or is_number(session)):
-        return context.refuse(guest)
-    combined = guest if context.is_vacant else combine(context.rule, session, guest)
-    if combined == session:
-        return session
-    bounded = clamp(context.rule, combined) if context.is_vacant else clamp(context.rule, combined, session)
-    if not in_range(bounded):
-        context.note(guest, "session")
-        return session
-    if bounded != combined:
-        context.note(guest, "bounded")
-    return session if bounded == session else context.take(bounded)
-
-
-def _objects(context: RuleContext, guests: Sequence[Any]) -> Any:
-    """`deep`: member by member. What several objects of the guest have for one member is folded at once."""
-    session = context.session
-    fits = context.is_vacant or type(session) is dict
-    said: dict[str, list[Any]] = {}
-    objects = 0
-    for guest in guests:
-        if not fits or type(guest) is not dict:
-            context.refuse(guest)
-            continue
-        objects += 1
-        for name, value in guest.items():
-            said.setdefault(name, []).append(value)
-    if not objects:
-        return session
-    merged = dict(session) if session else {}
-    for name, values in said.items():
-        folded = _fold_value(context.state, context.location.member(name), merged.get(name, MISSING), values)
-        if folded is not MISSING:
-            merged[name] = folded
-    if not context.is_vacant:
-        return merged
-    # A new object none of whose members is handed over does not come into being; an empty one does.
-    return (merged or session) if said else context.take(merged)
-
-
-def _lists(context: RuleContext, guests: Sequence[Any]) -> Any:
-    """`union`, `append`, `by_key`: the guest's elements follow, merge into those of their key, or move to the end."""
-    session, rule = context.session, context.rule
-    fits = context.is_vacant or type(session) is list
-    lists = []
-    for guest in guests:
-        if fits and type(guest) is list:
-            lists.append(guest)
-        else:
-            context.refuse(guest)
-    if not lists:
-        return session
-    said = lists[0] if len(lists) == 1 else [value for values in lists for value in values]
-    own = session or []
-    if rule.name == "append":
-        return _bounded(context, own, said, [*own, *said])[0]
-    return _elements(context, own, said)
-
-
-def _elements(context: RuleContext, own: list[Any], said: list[Any]) -> Any:
-    rule = context.rule
-    index = context.state.index_of(context.location, own, rule)
-    last, keyed = _new_and_moved(index, said, rule)
-    stayed = dict(index.slots)
-    for identity in last:
-        if (slot := index.first(identity)) is not None:
-            del stayed[slot]
-    touched: dict[int | str, Location] = {}
-    for identity, elements in keyed.items():
-        slot = index.first(identity)
-        place = context.location.element(slot, rule.fields)
-        if slot is None:
-            touched[identity] = place
-            last[identity] = _element(context, place, MISSING, elements)
-        else:
-            touched[slot] = place
-            stayed[slot] = _element(context, place, stayed[slot], elements)
-    last = {identity: value for identity, value in last.items() if value is not MISSING}
-    merged, kept = _bounded(context, own, said, [*stayed.values(), *last.values()])
-    handles: list[int | str] = [*stayed, *last]
-    _number_elements(touched, handles, kept)
-    if kept is not None and merged is not context.session:
-        index.become(merged, [handles[position] for position in kept])
     return merged
 
 
@@ -360,84 +400,6 @@ def _number_elements(
         place_there = touched.get(handles[position])
         if place_there is not None:
             place_there.segment = index
-
-
-def _new_and_moved(
-    index: ListIndex, said: Sequence[Any], rule: Rule
-) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """What comes last in the list, new or moved there, by identity; and the guest's elements of each key.
-
-    A new element with a key is `MISSING` among the first, as its fields are still to be merged.
-    """
-    last: dict[str, Any] = {}
-    keyed: dict[str, list[dict[str, Any]]] = {}
-    for value in said:
-        identity = identify(value, rule.key)
-        slot = index.first(identity)
-        if is_keyed(identity):
-            keyed.setdefault(identity, []).append(value)
-            if slot is None:
-                last.setdefault(identity, MISSING)
-        elif identity in last:
-            if rule.keep == "last":
-                last[identity] = last.pop(identity)
-        elif slot is None:
-            last[identity] = value
-        elif rule.keep == "last":
-            last[identity] = index.slots[slot]
-    return last, keyed
-
-
-def _bounded(
-    context: RuleContext, own: list[Any], said: list[Any], merged: list[Any]
-) -> tuple[Any, Sequence[int] | None]:
-    """The list after its limit, and which elements of `merged` it has; None where the session's stays."""
-    state, rule = context.state, context.rule
-    moments: list[Moment | None] = []
-    if rule.keep == "newest":
-        moments = state.moments_of(context.location, own, rule)
-        moments = [
-            moments[index] if index < len(own) and value is own[index] else moment(value, rule.by)
-            for index, value in enumerate(merged)
-        ]
-    kept = limited(rule, own, merged, context.location.shield, moments)
-    if kept is None:
-        context.note(said, "session")
-        return context.session, None
-    values = merged
-    if rule.keep == "newest" or len(kept) < len(merged):
-        values = [merged[position] for position in kept]
-    if len(kept) < len(merged):
-        context.note(said, "bounded")
-    if context.is_vacant and said and not values:
-        return context.session, kept
-    if not context.is_vacant and equal(values, own):
-        return own, kept
-    if rule.keep == "newest":
-        state.moments[context.location.path] = values, [moments[position] for position in kept]
-    return context.take(values), kept
-
-
-def _element(context: RuleContext, place: Location, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
-    """Merge elements of one key into the session's by `fields`. The key is no field: equal on both sides, it stays.
-
-    `MISSING` where `fields` have a rule for "", the element as a whole, that does not hand a new one over.
-    """
-    state, names = context.state, context.rule.key
-    fields = guests
-    if not place.takes_whole_objects:
-        fields = [{name: member for name, member in guest.items() if name not in names} for guest in guests]
-    noted = len(state.change_notes)
-    folded = _fold_whole(state, place, session, fields)
-    if context.rule.keep == "newest" and folded is not MISSING:
-        folded = with_later_moment(folded, fields, context.rule.by)
-    if folded is MISSING or folded is session:
-        return folded
-    if session is MISSING:
-        del state.change_notes[noted:]  # the change of the list says it
-        key = {name: guests[0][name] for name in names}
-        return key | folded | key
-    return folded | {name: session[name] for name in names}
 
 
 def _or_null(value: Any) -> Any:

@@ -7,6 +7,7 @@ body that carries it, and by `MAX_PLACES`, as a few PATHs can ask for more than 
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final, Literal, TypeVar
 
 from service.errors import Fault, InvalidPolicy
@@ -62,25 +63,19 @@ def parse_policy_file(text: bytes, *, format: Literal["json", "toml"]) -> dict[s
         InvalidPolicy: with the faults of every policy, each path starting with `/NAME`; or one fault at "" where the
             file is not JSON (strictly, without duplicate members) or TOML.
     """
-    documents = _decode(text, _DECODERS[format])
-    parser = _Parser()
-    policies = {name: parser.policy(each, f"/{escape(name)}") for name, each in documents.items()}
-    if parser.faults:
-        raise InvalidPolicy("The file of merge policies has faults.", parser.faults)
-    return policies
-
-
-def _decode(text: bytes, decoder: Callable[[str], object]) -> dict[str, object]:
-    """The document, where it can be written back as UTF-8 JSON text; else one fault."""
     try:
-        documents = decoder(text.decode("utf-8-sig"))
-        json.dumps(documents, ensure_ascii=False, default=str).encode()
+        documents: Any = _DECODERS[format](text.decode("utf-8-sig"))
+        json.dumps(documents, ensure_ascii=False, default=str).encode()  # it can be written back as JSON text
     except (ValueError, RecursionError) as error:
         raise InvalidPolicy("The file of merge policies cannot be read.", [Fault("", str(error))]) from error
     if type(documents) is not dict or depth(documents) > MAX_DEPTH:
         message = f"must be an object of named policies that nests at most {MAX_DEPTH} levels"
         raise InvalidPolicy("The file of merge policies has faults.", [Fault("", message)])
-    return documents
+    parser = _Parser()
+    policies = {name: parser.policy(each, f"/{escape(name)}") for name, each in documents.items()}
+    if parser.faults:
+        raise InvalidPolicy("The file of merge policies has faults.", parser.faults)
+    return policies
 
 
 class _Parser:
@@ -199,7 +194,8 @@ class _Parser:
     def _tree(self, said: Sequence[tuple[Path, T]], at: str) -> PathTree[T] | None:
         if self._places > MAX_PLACES:
             return None  # reported already
-        ranked = sorted(said, key=_specificity)
+        # Of the PATHs that match one place, compared segment by segment, a name comes before `*`.
+        ranked = sorted(said, key=lambda each: [segment == "*" for segment in each[0]])
         tree = self._branch([(rank, path, value) for rank, (path, value) in enumerate(ranked)])
         if self._places > MAX_PLACES:
             self._fault(at, f"makes more than {MAX_PLACES} cases: it has too many PATHs, or `*` in too many ways")
@@ -220,15 +216,6 @@ class _Parser:
         any_name = below.pop("*")
         return PathTree(
             value=next((value for _, path, value in entries if not path), None),
-            named={name: self._branch(sorted([*each, *any_name], key=_rank)) for name, each in below.items()},
+            named={name: self._branch(sorted([*each, *any_name], key=itemgetter(0))) for name, each in below.items()},
             others=self._branch(any_name),
         )
-
-
-def _specificity(said: tuple[Path, object]) -> tuple[bool, ...]:
-    """The order of the PATHs that match one place: segment by segment, a name before `*`."""
-    return tuple(segment == "*" for segment in said[0])
-
-
-def _rank(entry: tuple[int, Path, object]) -> int:
-    return entry[0]

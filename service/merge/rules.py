@@ -149,6 +149,29 @@ class ListIndex:
         slots = self.where.get(identity)
         return slots[0] if slots else None
 
+    def sort_in(self, said: Sequence[Any], *, keep: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+        """What comes last in the list, new or moved there, by identity; and the guest's elements of each key.
+
+        A new element with a key is `MISSING` among the first, as its fields are still to be merged.
+        """
+        last: dict[str, Any] = {}
+        keyed: dict[str, list[dict[str, Any]]] = {}
+        for value in said:
+            identity = identify(value, self.key)
+            slot = self.first(identity)
+            if is_keyed(identity):
+                keyed.setdefault(identity, []).append(value)
+                if slot is None:
+                    last.setdefault(identity, MISSING)
+            elif identity in last:
+                if keep == "last":
+                    last[identity] = last.pop(identity)
+            elif slot is None:
+                last[identity] = value
+            elif keep == "last":
+                last[identity] = self.slots[slot]
+        return last, keyed
+
     def become(self, values: list[Any], handles: Sequence[int | str]) -> None:
         """Index `values` from now on. An element's handle is the slot that it keeps, or its identity for a new slot."""
         slots: dict[int, Any] = {}

@@ -5,7 +5,8 @@ is known. Knows nothing of HTTP.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -118,7 +119,7 @@ class MergeService:
             elif payload is None or policy is None:
                 rebased_onto, signed = None, self._tokens.sign_next(newest, ttl_s=ttl_s, remembered=True)
             else:
-                merged = await compute(_merge_onto(newest, old, payload, policy))
+                merged = await compute(partial(three_ways.merge, old.payload, payload, newest.payload, policy))
                 rebased_onto = newest.version
                 signed = self._tokens.sign_next(newest, payload=merged, ttl_s=ttl_s, remembered=True)
             if self._recent.replace(seen, old, signed.claims, signed.raw_token, now_s=now_s):
@@ -184,9 +185,3 @@ class MergeService:
             return await self._tokens.issue(payload={}, extra_claims=last.extra_claims, audience=last.audience)
         except TokenTooLarge:
             return None
-
-
-def _merge_onto(
-    newest: GuestClaims, old: GuestClaims, payload: dict[str, Any], policy: Policy
-) -> Callable[[], dict[str, Any]]:
-    return lambda: three_ways.merge(old.payload, payload, newest.payload, policy)

@@ -6,8 +6,9 @@ Null is a value here. A limit and `protect` have no part in it: both sides are t
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from service.merge.policy import DEEP, Location, Policy, Rule
 from service.merge.rules import (
@@ -28,73 +29,105 @@ _Handle = tuple[str, int]
 
 def merge(base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any], policy: Policy) -> dict[str, Any]:
     """The payload that has the changes of both sides."""
-    merged: dict[str, Any] = _whole(policy, policy.root, base, mine, theirs)
+    merged: dict[str, Any] = ThreeWays(policy).whole(policy.root, base, mine, theirs)
     return merged
 
 
-def _whole(policy: Policy, location: Location, base: Any, mine: Any, theirs: Any) -> Any:
-    """Objects that are no one's member: the payload, or elements of one key."""
-    if _same(mine, base):
-        return theirs
-    if _same(theirs, base):
-        return mine
-    rule = location.rule if location.rule and location.takes_whole_objects else DEEP
-    return _apply(policy, location, rule, base, mine, theirs)
+class ThreeWays(msgspec.Struct, frozen=True):
+    """A merge under one policy. Every method takes a place and its three values, `MISSING` where there is none."""
 
+    policy: Policy
 
-def _value(policy: Policy, location: Location, base: Any, mine: Any, theirs: Any) -> Any:
-    """One place; `MISSING` in and out where there is no value."""
-    if _same(mine, base):
-        return theirs
-    if _same(theirs, base):
-        return mine
-    rule = policy.rule_at(location, theirs, theirs if mine is MISSING else mine)
-    present = [value for value in (theirs, mine) if value is not MISSING]
-    if rule.name == "sum" and present and all(map(is_number, present)) and (base is MISSING or is_number(base)):
-        return _sum(rule, base, present)
-    if mine is MISSING or theirs is MISSING:
-        return theirs if mine is MISSING else mine  # removed on one side, changed on the other: it stays
-    return _apply(policy, location, rule, base, mine, theirs)
-
-
-def _apply(policy: Policy, location: Location, rule: Rule, base: Any, mine: Any, theirs: Any) -> Any:
-    """A rule on two values that both differ from `base`. Where a kind does not fit, mine is the later word."""
-    kinds = {type(mine), type(theirs)}
-    match rule.name:
-        case "max" | "min" if is_number(mine) and is_number(theirs):
-            return (max if rule.name == "max" else min)(theirs, mine)
-        case "append" if kinds == {list}:
-            return _ordered(rule, _appended(base if type(base) is list else [], mine, theirs))
-        case "union" | "by_key" if kinds == {list}:
-            return _ordered(rule, _elements(policy, location, rule, base if type(base) is list else [], mine, theirs))
-        case "latest" if kinds == {dict}:
-            return theirs if is_later(theirs, mine, rule.by) else mine
-        case "deep" if kinds == {dict}:
-            return _members(policy, location, base if type(base) is dict else {}, mine, theirs)
-        case _:
+    def whole(self, location: Location, base: Any, mine: Any, theirs: Any) -> Any:
+        """Objects that are no one's member: the payload, or elements of one key."""
+        if _same(mine, base):
+            return theirs
+        if _same(theirs, base):
             return mine
+        rule = location.rule if location.rule and location.takes_whole_objects else DEEP
+        return self.apply(location, rule, base, mine, theirs)
 
+    def value(self, location: Location, base: Any, mine: Any, theirs: Any) -> Any:
+        """One place; `MISSING` in and out where there is no value."""
+        if _same(mine, base):
+            return theirs
+        if _same(theirs, base):
+            return mine
+        rule = self.policy.rule_at(location, theirs, theirs if mine is MISSING else mine)
+        present = [value for value in (theirs, mine) if value is not MISSING]
+        if rule.name == "sum" and present and all(map(is_number, present)) and (base is MISSING or is_number(base)):
+            # A missing one is 0. Beyond the bounds the result lies only as far as a side did already.
+            total = clamp(rule, add(*present, *([] if base is MISSING else [-base])), *present)
+            return total if in_range(total) else present[-1]
+        if mine is MISSING or theirs is MISSING:
+            return theirs if mine is MISSING else mine  # removed on one side, changed on the other: it stays
+        return self.apply(location, rule, base, mine, theirs)
 
-def _sum(rule: Rule, base: Any, present: Sequence[Any]) -> Any:
-    """What both sides added is added up, a missing one being 0; beyond the bounds only as far as a side was already."""
-    total = clamp(rule, add(*present, *([] if base is MISSING else [-base])), *present)
-    return total if in_range(total) else present[-1]
+    def apply(self, location: Location, rule: Rule, base: Any, mine: Any, theirs: Any) -> Any:
+        """A rule on two values that both differ from `base`. Where a kind does not fit, mine is the later word."""
+        kinds = {type(mine), type(theirs)}
+        match rule.name:
+            case "max" | "min" if is_number(mine) and is_number(theirs):
+                return (max if rule.name == "max" else min)(theirs, mine)
+            case "append" if kinds == {list}:
+                return _ordered(rule, _appended(base if type(base) is list else [], mine, theirs))
+            case "union" | "by_key" if kinds == {list}:
+                return _ordered(rule, self.elements(location, rule, base if type(base) is list else [], mine, theirs))
+            case "latest" if kinds == {dict}:
+                return theirs if is_later(theirs, mine, rule.by) else mine
+            case "deep" if kinds == {dict}:
+                return self.members(location, base if type(base) is dict else {}, mine, theirs)
+            case _:
+                return mine
 
+    def members(
+        self, location: Location, base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """`deep`: each member by its own rule."""
+        merged = {
+            name: self.value(
+                location.member(name),
+                base.get(name, MISSING),
+                mine.get(name, MISSING),
+                theirs.get(name, MISSING),
+            )
+            for name in dict.fromkeys([*theirs, *mine])
+        }
+        return {name: value for name, value in merged.items() if value is not MISSING}
 
-def _members(
-    policy: Policy, location: Location, base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any]
-) -> dict[str, Any]:
-    merged = {
-        name: _value(
-            policy,
-            location.member(name),
-            base.get(name, MISSING),
-            mine.get(name, MISSING),
-            theirs.get(name, MISSING),
+    def elements(
+        self, location: Location, rule: Rule, base: list[Any], mine: list[Any], theirs: list[Any]
+    ) -> list[Any]:
+        """`union` and `by_key`: each element by itself, in their order, then what only mine has."""
+        known, ours, others = _by_handle(base, rule), _by_handle(mine, rule), _by_handle(theirs, rule)
+        merged = [
+            self.element(location, rule, handle, *(side.get(handle, MISSING) for side in (known, ours, others)))
+            for handle in dict.fromkeys([*others, *ours])
+        ]
+        return [value for value in merged if value is not MISSING]
+
+    def element(self, location: Location, rule: Rule, handle: _Handle, base: Any, mine: Any, theirs: Any) -> Any:
+        """One element; one that both sides added is merged by `fields` as if it had been `{}` before."""
+        if _same(mine, base):
+            return theirs
+        if _same(theirs, base):
+            return mine
+        if mine is MISSING or theirs is MISSING:
+            return theirs if mine is MISSING else mine
+        if not is_keyed(handle[0]):
+            return theirs
+        place = location.element(None, rule.fields)
+        fields = [
+            {name: member for name, member in side.items() if name not in rule.key}
+            for side in ({} if base is MISSING else base, mine, theirs)
+        ]
+        merged = self.whole(place, *fields)
+        if rule.keep == "newest":
+            merged = with_later_moment(merged, (mine, theirs), rule.by)
+        key = {name: theirs[name] for name in rule.key}
+        return (
+            {name: key.get(name, merged.get(name)) for name in theirs if name in key or name in merged} | merged | key
         )
-        for name in dict.fromkeys([*theirs, *mine])
-    }
-    return {name: value for name, value in merged.items() if value is not MISSING}
 
 
 def _appended(base: list[Any], mine: list[Any], theirs: list[Any]) -> list[Any]:
@@ -119,18 +152,6 @@ def _identity(value: Any) -> str:
     return identify(value, ())
 
 
-def _elements(
-    policy: Policy, location: Location, rule: Rule, base: list[Any], mine: list[Any], theirs: list[Any]
-) -> list[Any]:
-    """`union` and `by_key`: each element by itself, in their order, then what only mine has."""
-    known, ours, others = _by_handle(base, rule), _by_handle(mine, rule), _by_handle(theirs, rule)
-    merged = [
-        _element(policy, location, rule, handle, *(side.get(handle, MISSING) for side in (known, ours, others)))
-        for handle in dict.fromkeys([*others, *ours])
-    ]
-    return [value for value in merged if value is not MISSING]
-
-
 def _by_handle(values: list[Any], rule: Rule) -> dict[_Handle, Any]:
     counts: Counter[str] = Counter()
     found: dict[_Handle, Any] = {}
@@ -139,30 +160,6 @@ def _by_handle(values: list[Any], rule: Rule) -> dict[_Handle, Any]:
         found[identity, counts[identity]] = value
         counts[identity] += 1
     return found
-
-
-def _element(policy: Policy, location: Location, rule: Rule, handle: _Handle, base: Any, mine: Any, theirs: Any) -> Any:
-    """One element; one that both sides added is merged by `fields` as if it had been `{}` before."""
-    if _same(mine, base):
-        return theirs
-    if _same(theirs, base):
-        return mine
-    if mine is MISSING or theirs is MISSING:
-        return theirs if mine is MISSING else mine
-    if not is_keyed(handle[0]):
-        return theirs
-    place = location.element(None, rule.fields)
-    merged = _whole(
-        policy, place, *(_without(side, rule.key) for side in ({} if base is MISSING else base, mine, theirs))
-    )
-    if rule.keep == "newest":
-        merged = with_later_moment(merged, (mine, theirs), rule.by)
-    key = {name: theirs[name] for name in rule.key}
-    return {name: key.get(name, merged.get(name)) for name in theirs if name in key or name in merged} | merged | key
-
-
-def _without(value: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: member for name, member in value.items() if name not in names}
 
 
 def _ordered(rule: Rule, values: list[Any]) -> list[Any]:

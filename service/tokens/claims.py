@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from service.errors import InvalidToken
+from service.errors import Fault, InvalidRequest, InvalidToken
 from service.strict_json import MAX_SAFE_INTEGER
 
 REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "ver", "payload"})
@@ -105,6 +105,25 @@ def first(  # noqa: PLR0913 - each is a claim, given by name
     )
 
 
+def check_first_time(first_issued_at_s: int, *, subject: str | None, revoked_before_s: int, now_s: float) -> None:
+    """Check when a guest that is imported began.
+
+    Raises:
+        InvalidRequest: no guest can have begun then, or it has no subject.
+    """
+    messages = []
+    if subject is None:
+        messages.append("needs a subject beside it: it is for a guest that is imported")
+    if first_issued_at_s > now_s:
+        messages.append("is in the future")
+    if first_issued_at_s < revoked_before_s:
+        messages.append("is before the time from which guests are good: they were revoked")
+    if messages:
+        raise InvalidRequest(
+            "The guest cannot have begun then.", [Fault("/first_issued_at", each) for each in messages]
+        )
+
+
 def renewed(
     old: GuestClaims,
     *,
@@ -189,7 +208,7 @@ def parse(claims: Mapping[str, Any]) -> GuestClaims:
         token_id=claims["jti"],
         version=claims["ver"],
         payload=claims["payload"],
-        extra_claims=_extra_claims(claims),
+        extra_claims={name: value for name, value in claims.items() if name not in REGISTERED},
     )
 
 
@@ -220,11 +239,6 @@ def check(
     from_before = audience_since_s is not None and not claims.audience and claims.issued_at_s < audience_since_s
     if not {*demanded, *(() if from_before else audience)} <= set(claims.audience):
         raise InvalidToken("wrong_audience", subject=claims.subject)
-
-
-def _extra_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's own claims; mostly there are none."""
-    return {name: value for name, value in claims.items() if name not in REGISTERED}
 
 
 def _audience_member(audience: tuple[str, ...]) -> dict[str, str | tuple[str, ...]]:

@@ -76,7 +76,17 @@ class JsonPatch(msgspec.Struct, frozen=True):
         if faults:
             raise InvalidPatch("The patch is malformed.", faults)
         try:
-            document = self._applied_to(copy.deepcopy(payload))
+            document: Any = copy.deepcopy(payload)
+            copied_bytes = 0
+            for index, operation in enumerate(self.operations):
+                if operation["op"] == "copy":
+                    encoded = msgspec.json.encode(document)
+                    containers = encoded.count(b"{") + encoded.count(b"[")
+                    copied_bytes += len(encoded) + _CONTAINER_BYTES * containers
+                    if copied_bytes > MAX_COPIED_BYTES:
+                        fault = Fault(f"/json_patch/{index}", f"makes it more than {MAX_COPIED_BYTES} bytes")
+                        raise InvalidPatch("The patch copies too much.", [fault])
+                document = _applied(document, operation, f"/json_patch/{index}")
         except RecursionError as error:
             # A few moves nest a payload hundreds of levels deep, and take it apart again before the end.
             raise InvalidPatch(
@@ -86,15 +96,6 @@ class JsonPatch(msgspec.Struct, frozen=True):
             raise InvalidPatch("A payload is an object.", [Fault("/json_patch", "makes the payload something else")])
         if depth(document) >= MAX_DEPTH:  # a payload is one level inside of a request
             raise InvalidPatch("The payload is too deep.", [Fault("/json_patch", f"nests over {MAX_DEPTH - 1} levels")])
-        return document
-
-    def _applied_to(self, document: Any) -> Any:
-        copied = 0
-        for index, operation in enumerate(self.operations):
-            if operation["op"] == "copy":
-                copied += _cost_of_copy(document)
-                _check_copied(copied, f"/json_patch/{index}")
-            document = _applied(document, operation, f"/json_patch/{index}")
         return document
 
 
@@ -133,17 +134,6 @@ def _malformed(operation: object) -> str:
     return "; ".join(reasons)
 
 
-def _cost_of_copy(document: object) -> int:
-    """What a copy of the whole may cost, in bytes of JSON."""
-    encoded = msgspec.json.encode(document)
-    return len(encoded) + _CONTAINER_BYTES * (encoded.count(b"{") + encoded.count(b"["))
-
-
-def _check_copied(copied_bytes: int, path: str) -> None:
-    if copied_bytes > MAX_COPIED_BYTES:
-        raise InvalidPatch("The patch copies too much.", [Fault(path, f"makes it more than {MAX_COPIED_BYTES} bytes")])
-
-
 def _applied(document: object, operation: dict[str, Any], path: str) -> object:
     try:
         result: object = jsonpatch.apply_patch(document, [operation], in_place=True)
@@ -151,8 +141,7 @@ def _applied(document: object, operation: dict[str, Any], path: str) -> object:
         raise PatchConflict(f"The test at {path} failed.") from error
     except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, ValueError, LookupError) as error:
         # In our words: the library's would repeat the payload.
-        message = _why_not(document, operation)
-        raise InvalidPatch("The patch does not apply.", [Fault(path, message)]) from error
+        raise InvalidPatch("The patch does not apply.", [Fault(path, _why_not(document, operation))]) from error
     return result
 
 

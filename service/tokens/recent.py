@@ -2,7 +2,7 @@
 
 So a change that was made to an older token of two tabs is recognised as one that raced. It is a memory, not a store:
 it is bounded, lives in anonymous memory alone (never in Redis, never on a disk), and may lose anything at any time;
-then the last write wins. Whoever finds a token here verifies it before using it.
+then the last write wins. A token that is found here is verified before it is used.
 
 All workers of a host share it: it is made before they are forked. It is a table of guests, whose entries point into a
 ring of records; a record is written once and stays until the ring comes round. Whatever a killed worker leaves behind,
@@ -111,7 +111,13 @@ class RecentTokens:
             current = None if entry is None else self._read(name, *entry)
             if current is not None and (seen is None or current.position != seen.position):
                 return False
-            position = self._append(record)
+            (position,) = _HEAD.unpack_from(self._memory, 0)
+            if position % self._ring_bytes + len(record) > self._ring_bytes:
+                position += self._ring_bytes - position % self._ring_bytes  # a record lies in one piece
+            start = self._ring_start + position % self._ring_bytes
+            # The head first: a reader of the record that is overwritten now has to find it out of reach.
+            _HEAD.pack_into(self._memory, 0, position + len(record))
+            self._memory[start : start + len(record)] = record
             _ENTRY.pack_into(self._memory, offset, name, position, len(record), now_s + KEPT_S)
         finally:
             fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
@@ -129,26 +135,12 @@ class RecentTokens:
             range(start, end, _ENTRY.size), _ENTRY.iter_unpack(self._memory[start:end]), strict=True
         ):
             if guest == name:
-                alive = now_s < ends_at_s and self._is_there(position)
+                (head,) = _HEAD.unpack_from(self._memory, 0)
+                alive = now_s < ends_at_s and 0 <= head - position <= self._ring_bytes
                 return offset, (position, size_bytes) if alive else None
             if ends_at_s < free_from_s:
                 free, free_from_s = offset, ends_at_s
         return free, None
-
-    def _is_there(self, position: int) -> bool:
-        """Whether the ring has not come round to the record since."""
-        (head,) = _HEAD.unpack_from(self._memory, 0)
-        return bool(0 <= head - position <= self._ring_bytes)
-
-    def _append(self, record: bytes) -> int:
-        (head,) = _HEAD.unpack_from(self._memory, 0)
-        if head % self._ring_bytes + len(record) > self._ring_bytes:
-            head += self._ring_bytes - head % self._ring_bytes  # a record lies in one piece
-        start = self._ring_start + head % self._ring_bytes
-        # First the head: whoever reads what is about to be overwritten must know that it is gone.
-        _HEAD.pack_into(self._memory, 0, head + len(record))
-        self._memory[start : start + len(record)] = record
-        return int(head)
 
     def _read(self, name: bytes, position: int, size_bytes: int) -> Successor | None:
         start = self._ring_start + position % self._ring_bytes

@@ -24,7 +24,7 @@ from service.keys.held import KeySource, LoadedRing
 from service.keys.keyring import Key, KeyState
 from service.strict_json import MAX_DEPTH, depth, pointer
 from service.tokens import claims
-from service.tokens.cache import CachedClaims, TokenCache
+from service.tokens.cache import TokenCache
 from service.tokens.claims import GuestClaims
 
 Observer = Callable[[str], None]
@@ -124,7 +124,9 @@ class TokenService:
             )
         now_s = self.clock()
         if first_issued_at_s is not None:
-            _check_first_time(keys, first_issued_at_s, subject=subject, now_s=now_s)
+            claims.check_first_time(
+                first_issued_at_s, subject=subject, revoked_before_s=keys.ring.revoked_before_s, now_s=now_s
+            )
         made = claims.first(
             issuer=self._policy.issuers[0],
             subject=subject or self._subject(keys, idempotency_key),
@@ -241,13 +243,32 @@ class TokenService:
             memory = self._memory_under(keys)
             found = memory.find(raw_token)
             if found is None:
-                found, body = await self._proven(keys, raw_token)
+                await asyncio.sleep(0)
+                key, body = keys.signer.verify(raw_token)
+                await asyncio.sleep(0)
+                found = key, claims.parse(decode_claims(body))
                 if remembered:
                     memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
-            return self._accepted(keys, raw_token, found, audience)
+            key, proven = found
+            now_s = self.clock()
+            claims.check(
+                proven,
+                issuers=self._policy.issuers,
+                audience=self._policy.audience,
+                audience_since_s=self._policy.audience_since_s,
+                demanded=audience,
+                revoked_before_s=max(keys.ring.revoked_before_s, key.revoked_before_s or 0),
+                now_s=now_s,
+            )
         except InvalidToken as error:
             self.observe(error.reason)
             raise
+        return VerifiedToken(
+            claims=proven,
+            key=key,
+            size_bytes=len(raw_token),
+            refresh_due=key.state is KeyState.RETIRED or now_s - proven.issued_at_s > self._policy.renew_after_s,
+        )
 
     def _memory_under(self, keys: LoadedRing) -> TokenCache:
         """What was found good under these keys; dropped whenever they change, as the change may be a revocation."""
@@ -255,35 +276,6 @@ class TokenService:
             self._memory, self._remembered_under = TokenCache(), keys
             self._access_tokens = {}
         return self._memory
-
-    async def _proven(self, keys: LoadedRing, raw_token: str) -> tuple[CachedClaims, bytes]:
-        """Key and claims of a token with a good signature, and their JSON; not yet held against time or policy."""
-        await asyncio.sleep(0)
-        key, body = keys.signer.verify(raw_token)
-        await asyncio.sleep(0)
-        return (key, claims.parse(decode_claims(body))), body
-
-    def _accepted(
-        self, keys: LoadedRing, raw_token: str, found: CachedClaims, audience: Sequence[str] = ()
-    ) -> VerifiedToken:
-        """What was proven, if this deployment takes it now."""
-        now_s = self.clock()
-        key, proven = found
-        claims.check(
-            proven,
-            issuers=self._policy.issuers,
-            audience=self._policy.audience,
-            audience_since_s=self._policy.audience_since_s,
-            demanded=audience,
-            revoked_before_s=max(keys.ring.revoked_before_s, key.revoked_before_s or 0),
-            now_s=now_s,
-        )
-        return VerifiedToken(
-            claims=proven,
-            key=key,
-            size_bytes=len(raw_token),
-            refresh_due=key.state is KeyState.RETIRED or now_s - proven.issued_at_s > self._policy.renew_after_s,
-        )
 
     def require_keys(self) -> None:
         """Raises `NotReady` where there is no ring to sign and verify with."""
@@ -313,41 +305,22 @@ class TokenService:
     def _subject(self, keys: LoadedRing, idempotency_key: str | None) -> str:
         if idempotency_key is None:
             return f"G-{UUID(bytes=self._random_bytes(16), version=4)}"
-        # Keyed, so that who knows a visitor's key cannot work out the guest's id, nor the other way round.
+        # Keyed: a visitor's key does not reveal the guest's id, nor the other way round.
         digest = hmac.digest(keys.ring.derivation_secret, idempotency_key.encode("ascii"), hashlib.sha256)
-        return f"G-{_uuid8(digest[:16])}"
+        # A UUID of version 8 (RFC 9562, section 5.8), which `uuid.UUID` makes from Python 3.14 on.
+        number = int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(0b11 << 62) | 0x8 << 76 | 0b10 << 62
+        return f"G-{UUID(int=number)}"
 
     def _token_id(self) -> str:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
-
-
-def _check_first_time(keys: LoadedRing, first_issued_at_s: int, *, subject: str | None, now_s: float) -> None:
-    """Raises `InvalidRequest` where no guest can have begun then."""
-    messages = []
-    if subject is None:
-        messages.append("needs a subject beside it: it is for a guest that is imported")
-    if first_issued_at_s > now_s:
-        messages.append("is in the future")
-    if first_issued_at_s < keys.ring.revoked_before_s:
-        messages.append("is before the time from which guests are good: they were revoked")
-    if messages:
-        raise InvalidRequest(
-            "The guest cannot have begun then.", [Fault("/first_issued_at", each) for each in messages]
-        )
-
-
-def _uuid8(custom: bytes) -> UUID:
-    """A UUID of version 8 (RFC 9562, section 5.8), which `uuid.UUID` makes from Python 3.14 on."""
-    version, variant = 0x8 << 76, 0b10 << 62
-    return UUID(int=int.from_bytes(custom) & ~(0xF << 76) & ~(0b11 << 62) | version | variant)
 
 
 def decode_claims(body: bytes) -> dict[str, Any]:
     """The claims' JSON of a good signature as an object.
 
     Raises:
-        InvalidToken: `malformed`, where it is anything else, or deeper than what is ever signed here: somebody else who
-            has the key must not crash what walks through the payload.
+        InvalidToken: `malformed`, where it is anything else, or deeper than anything that is signed here: another
+            holder of the key must not crash the code that walks through the payload.
     """
     try:
         decoded = _CLAIMS.decode(body)
