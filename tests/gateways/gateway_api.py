@@ -7,8 +7,10 @@ Go and some minutes are needed only where an example has changed: `make gateway-
 
 import copy
 import hashlib
+import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,74 +18,137 @@ import yaml
 
 EGCTL = "github.com/envoyproxy/gateway/cmd/egctl@v1.9.1"
 EXAMPLES = Path(__file__).parents[2] / "examples/kubernetes"
-OFFLINE, ENSURE = "gateway-api.yaml", "gateway-api-ensure.yaml"
+OFFLINE, ENSURE, REPLICAS = "gateway-api.yaml", "gateway-api-ensure.yaml", "gateway-api-replicas.yaml"
 NAMESPACE = "shop"
 APP, SERVICE = "192.0.2.3", "192.0.2.8"  # of the network that documents use (RFC 5737)
+PODS = ("192.0.2.10", "192.0.2.11")
 
-CLUSTER: list[dict[str, Any]] = [
-    {
-        "apiVersion": "gateway.networking.k8s.io/v1",
-        "kind": "GatewayClass",
-        "metadata": {"name": "envoy"},
-        "spec": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
-    },
-    {
+
+@dataclass(frozen=True)
+class Translation:
+    """One configuration of Envoy: an example, with or without its option for preflights."""
+
+    example: str
+    preflights_pass: bool = False
+
+    @property
+    def path(self) -> Path:
+        name = self.example.replace(".yaml", "-preflights.yaml") if self.preflights_pass else self.example
+        return Path(__file__).parent / "translated" / name
+
+
+TRANSLATIONS = [
+    Translation(OFFLINE),
+    Translation(OFFLINE, preflights_pass=True),
+    Translation(ENSURE),
+    Translation(ENSURE, preflights_pass=True),
+    Translation(REPLICAS),
+]
+
+
+def _gateway(name: str, hostname: str) -> dict[str, Any]:
+    # Without TLS: the tests speak plain HTTP.
+    listener = {"name": "https", "protocol": "HTTP", "port": 8000, "hostname": hostname}
+    return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
-        "metadata": {"name": "public"},
-        # Without TLS: the tests speak plain HTTP.
-        "spec": {
-            "gatewayClassName": "envoy",
-            "listeners": [{"name": "https", "protocol": "HTTP", "port": 8000, "hostname": "shop.example"}],
-        },
-    },
-    *(
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name},
-            "spec": {"clusterIP": address, "ports": [{"name": "http", "port": port, "protocol": "TCP"}]},
-        }
-        for name, address, port in (("app", APP, 3000), ("guest-sessions", SERVICE, 8080))
-    ),
+        "metadata": {"name": name},
+        "spec": {"gatewayClassName": "envoy", "listeners": [listener]},
+    }
+
+
+def _service(name: str, address: str, port: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"clusterIP": address, "ports": [{"name": "http", "port": port, "protocol": "TCP"}]},
+    }
+
+
+CLASS: dict[str, Any] = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "GatewayClass",
+    "metadata": {"name": "envoy"},
+    "spec": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
+}
+PUBLIC = [
+    CLASS,
+    _gateway("public", "shop.example"),
+    _service("app", APP, 3000),
+    _service("guest-sessions", SERVICE, 8080),
 ]
-"""What the examples count on: a Gateway and two Services."""
+"""What the examples for visitors count on: a Gateway and two Services."""
 
-
-def translated(example: str) -> Path:
-    """Where the translation of an example is kept."""
-    return Path(__file__).parent / "translated" / example
+INTERNAL = [
+    CLASS,
+    _gateway("internal", "guest-sessions.internal"),
+    _service("guest-sessions", SERVICE, 8080),
+]
+"""What the example for replicas counts on: a Gateway and a Service."""
 
 
 def fingerprint() -> str:
-    """Of all that is translated, to tell whether the translations are of it as it is."""
-    parts = [EGCTL, *CLUSTER, *parts_of(OFFLINE), *parts_of(ENSURE)]
+    """Of all that is translated, to show whether the translations are of the examples as they are."""
+    parts = [EGCTL, *(part for each in TRANSLATIONS for part in parts_of(each))]
     return hashlib.sha256(yaml.safe_dump(parts).encode()).hexdigest()
 
 
-def parts_of(example: str) -> list[dict[str, Any]]:
-    """All that an example consists of: the other one stands in place of the SecurityPolicy of the first."""
-    parts = list(yaml.safe_load_all((EXAMPLES / OFFLINE).read_text()))
-    if example == ENSURE:
+def parts_of(translation: Translation) -> list[dict[str, Any]]:
+    """All that an example consists of, and what it counts on.
+
+    The example that ensures guests stands in place of the SecurityPolicy of the first.
+    """
+    if translation.example == REPLICAS:
+        return [*INTERNAL, *_read(translation.example)]
+    parts = _read(OFFLINE, preflights_pass=translation.preflights_pass)
+    if translation.example == ENSURE:
         parts = [part for part in parts if part["kind"] != "SecurityPolicy"]
-        parts += yaml.safe_load_all((EXAMPLES / ENSURE).read_text())
-    return parts
+        parts += _read(ENSURE)
+    return [*PUBLIC, *parts]
 
 
-def translate(example: str) -> str:
+def _read(example: str, *, preflights_pass: bool = False) -> list[dict[str, Any]]:
+    text = (EXAMPLES / example).read_text()
+    if preflights_pass:
+        text = with_option("cors", text)
+    return list(yaml.safe_load_all(text))
+
+
+def with_option(option: str, example: str) -> str:
+    """The example with the lines of an option, as a reader un-comments them."""
+    return re.sub(f"^#{option} ", "", example, flags=re.MULTILINE)
+
+
+def translate(translation: Translation) -> str:
     """Envoy's configuration for the example, as YAML. Needs Go, which fetches and builds egctl."""
     go = shutil.which("go")
     if go is None:
         raise SystemExit("go is not installed here")
-    parts = copy.deepcopy([*CLUSTER, *parts_of(example)])
+    parts = copy.deepcopy(parts_of(translation))
     for part in parts:
         part["metadata"]["namespace"] = NAMESPACE
     command = [go, "run", EGCTL, "x", "translate", "--to", "xds", "--file", "/dev/stdin"]
     done = subprocess.run(command, input=yaml.safe_dump_all(parts), stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     [made] = yaml.safe_load(done.stdout)["xds"].values()
-    return f"# By `make gateway-api`, of parts with the SHA-256\n# {fingerprint()}\n" + yaml.safe_dump(
-        static(made["configs"])
-    )
+    configuration = static(made["configs"])
+    if translation.example == REPLICAS:
+        configuration = with_pods(configuration)
+    return f"# By `make gateway-api`, of parts with the SHA-256\n# {fingerprint()}\n" + yaml.safe_dump(configuration)
+
+
+def with_pods(configuration: dict[str, Any]) -> dict[str, Any]:
+    """The same with the addresses of the pods, as in a cluster: egctl knows the Service's address alone."""
+    configuration = copy.deepcopy(configuration)
+    for cluster in configuration["staticResources"]["clusters"]:
+        for locality in cluster["loadAssignment"]["endpoints"]:
+            [of_service] = locality["lbEndpoints"]
+            locality["lbEndpoints"] = []
+            for pod in PODS:
+                of_pod = copy.deepcopy(of_service)
+                of_pod["endpoint"]["address"]["socketAddress"]["address"] = pod
+                locality["lbEndpoints"].append(of_pod)
+    return configuration
 
 
 def static(dump: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,5 +181,5 @@ def static(dump: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for each in (OFFLINE, ENSURE):
-        translated(each).write_text(translate(each))
+    for each in TRANSLATIONS:
+        each.path.write_text(translate(each))

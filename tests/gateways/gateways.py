@@ -28,11 +28,12 @@ VENV = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Site:
-    """What stands behind a gateway, and a folder for its files."""
+    """What stands behind a gateway, a folder for its files, and which of the examples' options to un-comment."""
 
     service: GuestService
     app_port: int
     folder: Path
+    options: tuple[str, ...] = ()
 
     @property
     def app(self) -> str:
@@ -66,6 +67,8 @@ def fill_in(example: str | Path, site: Site, replacements: Mapping[str, str]) ->
     for literal, value in replacements.items():
         assert literal in text, f"{source} does not contain {literal!r}"
         text = text.replace(literal, value)
+    for option in site.options:
+        text = gateway_api.with_option(option, text)
     target = site.folder / source.name
     target.write_text(text)
     return target
@@ -84,12 +87,12 @@ def _envoy(site: Site, example: str, extra: Mapping[str, str]) -> Iterator[Runni
             **extra,
         },
     )
-    with _envoy_process(site, config, port) as started:
+    with envoy_process(site, config, port) as started:
         yield started
 
 
 @contextlib.contextmanager
-def _envoy_process(site: Site, config: Path, port: int) -> Iterator[Running]:
+def envoy_process(site: Site, config: Path, port: int) -> Iterator[Running]:
     command = [program("envoy"), "-c", config, "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"]
     with running(command, port=port, log=site.folder / "envoy.log"):
         yield Running(port)
@@ -116,6 +119,12 @@ def nginx(site: Site) -> Iterator[Running]:
         site,
         {"guest-sessions:8080": site.service.address, "app:3000": site.app, "listen 8000": f"listen {HOST}:{port}"},
     )
+    with nginx_process(site, config, port) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def nginx_process(site: Site, config: Path, port: int) -> Iterator[Running]:
     temporary = " ".join(
         f"{kind}_temp_path {site.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -229,7 +238,7 @@ def apache(site: Site) -> Iterator[Running]:
 def _envoy_gateway(site: Site, example: str, extra: Mapping[str, str]) -> Iterator[Running]:
     port = free_port()
     config = fill_in(
-        gateway_api.translated(example),
+        gateway_api.Translation(example, preflights_pass="cors" in site.options).path,
         site,
         {
             f"address: {gateway_api.APP}": f"address: {HOST}",
@@ -242,7 +251,7 @@ def _envoy_gateway(site: Site, example: str, extra: Mapping[str, str]) -> Iterat
             **extra,
         },
     )
-    with _envoy_process(site, config, port) as started:
+    with envoy_process(site, config, port) as started:
         yield started
 
 

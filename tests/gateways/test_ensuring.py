@@ -113,7 +113,7 @@ def test_the_paths_of_visitors_do_not_choose_the_mode(asking_gateway: Gateway) -
 def test_a_guest_of_a_retired_key_is_renewed(asking_gateway: Gateway) -> None:
     guest = asking_gateway.service.issue(payload={"cart": ["cup"]})
     asking_gateway.service.rotate_now()
-    answer = send(asking_gateway.port, "/", headers=cookie(guest["token"]))
+    answer = send(asking_gateway.port, "/", headers=[*NAVIGATION, *cookie(guest["token"])])
     [set_cookie] = guest_cookies(answer)
     assert named("x-guest-id", identity(answer)) == [guest["subject"]]
     renewed = asking_gateway.service.post("/v1/verify", {"token": token_in(set_cookie)}).json()

@@ -12,7 +12,7 @@ from tests.gateways.guest_service import COOKIE, forgeries
 from tests.gateways.processes import Answer, send, wait_until
 
 Headers = list[tuple[str, str]]
-IDENTITY = ("Id", "Version", "New", "Payload", "Token")
+IDENTITY = ("Id", "Version", "New", "Payload", "Token", "Access-Token")
 FORGED = [(f"{prefix}{name}", "mallory") for prefix in ("X-Guest-", "x-guest-") for name in IDENTITY]
 # CGI, WSGI, PHP and others read every character but letters and digits as the same (names: RFC 9110, section 5.6.2).
 ALIASES = [(alias, "mallory") for each in "_!#$%&'*+.^`|~" for alias in (f"X{each}Guest-Id", f"X-Guest{each}Id")] + [

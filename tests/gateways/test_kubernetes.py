@@ -10,14 +10,15 @@ from tests.gateways.gateways import EXAMPLES
 from tests.gateways.test_asking import TOLD
 
 
-def documents(name: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((EXAMPLES / "kubernetes" / name).read_text()))
+def documents(name: str, *, preflights_pass: bool = False) -> list[dict[str, Any]]:
+    text = (EXAMPLES / "kubernetes" / name).read_text()
+    return list(yaml.safe_load_all(gateway_api.with_option("cors", text) if preflights_pass else text))
 
 
 def named(kind: str, name: str) -> dict[str, Any]:
     [spec] = [
         each["spec"]
-        for each in gateway_api.parts_of(gateway_api.ENSURE)
+        for each in gateway_api.parts_of(gateway_api.Translation(gateway_api.ENSURE))
         if (each["kind"], each["metadata"]["name"]) == (kind, name)
     ]
     return dict(spec)
@@ -31,9 +32,25 @@ def test_every_file_is_a_list_of_objects_that_have_a_kind_and_a_name() -> None:
             assert each["metadata"]["name"]
 
 
-@pytest.mark.parametrize("example", [gateway_api.OFFLINE, gateway_api.ENSURE])
-def test_the_translations_are_of_the_examples_as_they_are(example: str) -> None:
-    assert gateway_api.fingerprint() in gateway_api.translated(example).read_text(), "make gateway-api"
+@pytest.mark.parametrize("translation", gateway_api.TRANSLATIONS, ids=lambda each: each.path.stem)
+def test_the_translations_are_of_the_examples_as_they_are(translation: gateway_api.Translation) -> None:
+    assert gateway_api.fingerprint() in translation.path.read_text(), "make gateway-api"
+
+
+@pytest.mark.parametrize("name", ["istio.yaml", "istio-ensure.yaml"])
+def test_istio_lets_preflights_through_and_denies_all_else(name: str) -> None:
+    [before] = [each["spec"] for each in documents(name) if each["metadata"]["name"] == "guest-for-account"]
+    options = [each["spec"] for each in documents(name, preflights_pass=True) if each["kind"] == "AuthorizationPolicy"]
+    [after] = [each for each in options if each["action"] == "DENY"]
+    [denied] = before["rules"]
+    others, no_preflight = after["rules"]
+    assert denied["to"] == [{"operation": {"paths": ["/account*"]}}]
+    assert others == denied | {"to": [{"operation": {"paths": ["/account*"], "notMethods": ["OPTIONS"]}}]}
+    method = {"key": "request.headers[access-control-request-method]", "notValues": ["*"]}
+    assert no_preflight == denied | {
+        "to": [{"operation": {"paths": ["/account*"], "methods": ["OPTIONS"]}}],
+        "when": [*denied.get("when", []), method],
+    }
 
 
 def test_the_gateway_tells_the_service_all_that_it_judges_by() -> None:
