@@ -32,9 +32,9 @@ def _node(script: str) -> Application:
     return Application(("node", str(APPS / "javascript" / script)), missing)
 
 
-def _go(binary: str) -> Application:
-    path = APPS / "go" / binary
-    return Application((str(path),), lambda: None if path.exists() else "tests/clients/apps/go is not built")
+def _go(*router: str) -> Application:
+    path = APPS / "go" / "net-http"
+    return Application((str(path), *router), lambda: None if path.exists() else "tests/clients/apps/go is not built")
 
 
 APPLICATIONS = {
@@ -46,5 +46,11 @@ APPLICATIONS = {
     "web": _node("web.mjs"),
     "express": _node("express.mjs"),
     "fastify": _node("fastify.mjs"),
-    "net-http": _go("net-http"),
+    "net-http": _go(),
+    "chi": _go("chi"),
+    "echo": _go("echo"),
+    "gin": _go("gin"),
 }
+ROUTERS = ("chi", "echo", "gin")
+"""These differ from net/http in how a handler is called and answers, and so run the tests of that alone."""
+OF_ROUTERS = ("test_guests.py", "test_hand_over.py")

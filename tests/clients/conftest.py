@@ -4,17 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.applications import APPLICATIONS
+from tests.clients.applications import APPLICATIONS, OF_ROUTERS, ROUTERS
 from tests.clients.stage import API_KEY, Stage, staged
 
 Stages = Callable[..., Stage]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each application's tests in one worker, beside one service."""
+    """Each application's tests in one worker, beside one service; a router's are a part of all."""
+
+    def application(item: pytest.Item) -> str:
+        callspec = getattr(item, "callspec", None)
+        return "" if callspec is None else str(callspec.params.get("name", ""))
+
+    items[:] = [each for each in items if application(each) not in ROUTERS or each.path.name in OF_ROUTERS]
     for item in items:
-        if callspec := getattr(item, "callspec", None):
-            item.add_marker(pytest.mark.xdist_group(str(callspec.params.get("name", ""))))
+        if name := application(item):
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session", params=APPLICATIONS)
