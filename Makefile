@@ -250,7 +250,7 @@ test-gateways: $(GATEWAYS_VENV)/.made $(EXPRESS)/node_modules/.made ## the real 
 	$(GATEWAYS_BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout 300 --confcutdir=tests/gateways tests/gateways
 
 .PHONY: gateway-api
-gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API anew, after a change of them or of Envoy Gateway's version; needs Go
+gateway-api: $(GATEWAYS_VENV)/.made ## translate the examples for the Gateway API again, after a change of them or of Envoy Gateway's version; needs Go
 	$(GATEWAYS_BIN)/python -m tests.gateways.gateway_api
 
 .PHONY: test-shop
@@ -262,7 +262,7 @@ test-prometheus: $(VENV)/.dev ## the alerts and the dashboard's expressions, rea
 	$(BIN)/pytest --timeout 1200 tests/prometheus
 
 .PHONY: screenshots
-screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images anew
+screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images again
 	SHOP_SCREENSHOTS=docs/images $(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop -k come_together
 
 .PHONY: demo
@@ -324,7 +324,7 @@ format: $(VENV)/.dev ## put the code into its form
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	--no-emit-find-links --upgrade --quiet
 .PHONY: lock
-lock: $(VENV)/.dev ## resolve the dependencies anew, for every supported Python, with hashes
+lock: $(VENV)/.dev ## resolve the dependencies again, for every supported Python, with hashes
 	@$(BIN)/python $(PIP_INSTALL) $(UV)
 	$(LOCK) pyproject.toml -o requirements/run.txt
 	$(LOCK) pyproject.toml --group dev -o requirements/dev.txt

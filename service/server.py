@@ -67,8 +67,8 @@ def listen(hosts: Iterable[str], port: int) -> list[socket.socket]:
 
     Where `port` is 0, the system chooses it for the first address, and the others take the same.
 
-    So a fault is told once, and what waits to be taken outlives the worker that would have taken it: with a socket of
-    its own for each (SO_REUSEPORT), the connections that the kernel had given a dead or ending one would be reset.
+    So a fault is reported once, and a waiting connection outlives the worker that would have accepted it: with a socket
+    for each (SO_REUSEPORT), the connections that the kernel had given to a dead or ending worker would be reset.
 
     Raises:
         CannotListen: one of the addresses cannot be listened on; none of the others is kept.

@@ -64,7 +64,7 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _whole(text: str) -> int:
     # Twenty digits and a sign are the longest; Python's own limit is 4,300, at the cost of their square.
-    value = int(text) if len(text) <= 20 else MAX_INTEGER + 1  # noqa: PLR2004 - told above
+    value = int(text) if len(text) <= 20 else MAX_INTEGER + 1  # noqa: PLR2004 - the comment above says why
     if not MIN_INTEGER <= value <= MAX_INTEGER:
         raise NotStrictJson("a whole number is beyond 64 bits")
     return value

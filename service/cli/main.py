@@ -55,7 +55,7 @@ for command in (doctor, keys, tokens.issue, tokens.verify, tokens.inspect, token
 @click.option("--port", metavar="PORT", help="The port to listen on.  [GUEST_PORT; 8080]")
 @click.option("--workers", metavar="N", help="How many processes share the port.  [GUEST_WORKERS; 1]")
 def serve(host: str | None, port: str | None, workers: str | None) -> None:
-    """Run the service until it is told to end (SIGTERM or Ctrl-C)."""
+    """Run the service until SIGTERM or Ctrl-C."""
     # Imported here, so that the other commands start without uvloop and the server.
     from service import server  # noqa: PLC0415
 

@@ -47,7 +47,7 @@ class Sealer:
             raise WrongSecret("The keyring is sealed with a secret that is not among those given.") from error
 
     def is_current(self, sealed: bytes) -> bool:
-        """Whether the first secret opens it, so that nothing is left to seal anew."""
+        """Whether the first secret opens it, so that nothing is left to seal again."""
         try:
             self._fernets[0].decrypt(sealed)
         except InvalidToken:

@@ -1,6 +1,6 @@
 """The signing keys of one deployment as a value that only grows. Pure: no files, no Redis, no clock of its own.
 
-Times are stored, per key: when it was created, activated, revoked (the earliest that anybody knows), set aside as
+Times are stored, per key: when it was created, activated, revoked (the earliest that anybody knows), stored as
 retired (the latest), and for how long it may have signed (the greatest). `join` takes two rings member by member and
 nothing else, so it is commutative, associative and idempotent, and asks neither a clock nor a revision: whatever order
 backups, restores, imports, partitions and restarts come in, no revocation is undone and no key is lost as long as one
