@@ -96,7 +96,8 @@ def test_a_service_takes_over_a_keyring_of_0_1_0(tmp_path: Path, name: str) -> N
         }
         assert service.stop() == 0
     content = (tmp_path / "keys" / "keyring.json").read_bytes()
-    assert json.loads(Sealer([secret["GUEST_KEYS_SECRET"]]).open(content))["version"] == 2
+    # Sealed, and for an hour in the form of 0.1.0, so that replicas of 0.1.0 beside it go on following the file.
+    assert "version" not in json.loads(Sealer([secret["GUEST_KEYS_SECRET"]]).open(content))
 
 
 def test_a_newer_form_is_refused_as_such_and_left_alone(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_wheel_of_the_source_distribution_carries_the_description_itself(unpac
         assert archive.read(carried) == (ROOT / "openapi.yaml").read_bytes()
 
 
+@pytest.mark.timeout(400)  # it collects all tests once more
 def test_the_source_distribution_carries_all_that_its_tests_read(unpacked: Path) -> None:
     pytest_there = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     for arguments in (["--collect-only"], READERS):
