@@ -243,7 +243,7 @@ def test_gateways_never_see_a_status_but_200_and_401() -> None:
         ("RefreshRequest", {"token": "t", "json_patch": [{"op": "increment", "path": "/a"}]}),
         ("VerifyRequest", {"token": None}),
         ("RefreshRequest", {"token": "t", "if_current": "yes"}),
-        ("TokenExchangeRequest", {"grant_type": "client_credentials", "subject_token": "t", "audience": ["search"]}),
+        ("TokenExchangeRequest", {"grant_type": "client_credentials", "subject_token": "t", "audience": "search"}),
         ("MergeRequest", {"tokens": [1]}),
         ("MergeRequest", {"tokens": ["t"] * 33}),
         ("MergeRequest", {"tokens": [], "policy": {"rules": {"no-slash": "sum"}}}),
