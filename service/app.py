@@ -207,7 +207,7 @@ def make_app(
     app[RINGS] = shared.rings
     app.add_routes([*api.routes(routing), *ops.routes(routing)])
     app[LOOP_LAG] = loop_lag
-    app.cleanup_ctx.append(_work_aside)
+    app.cleanup_ctx.append(_background_tasks)
     return app
 
 
@@ -218,7 +218,7 @@ def make_runner(
     return Runner(app, head_timeout_s=head_timeout_s, write_timeout_s=write_timeout_s)
 
 
-async def _work_aside(app: web.Application) -> AsyncIterator[None]:
+async def _background_tasks(app: web.Application) -> AsyncIterator[None]:
     """Follows the keys and measures the event loop until the application ends."""
 
     def report_early_end(task: asyncio.Task[None]) -> None:

@@ -174,7 +174,7 @@ def static(dump: list[dict[str, Any]]) -> dict[str, Any]:
     del connections["rds"]
     connections["routeConfig"] = routes
     for message in (*clusters, *endpoints.values(), listener, routes):
-        del message["@type"]  # told by the place where it stands
+        del message["@type"]  # implied by the place where it stands
     for logging in (listener, connections):
         del logging["accessLog"]
     return {"staticResources": {"clusters": clusters, "listeners": [listener]}}

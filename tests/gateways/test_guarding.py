@@ -146,7 +146,7 @@ def test_a_foreign_bearer_does_not_spoil_a_good_cookie(gateway: Gateway) -> None
 def test_a_good_bearer_passes_beside_a_bad_cookie(gateway: Gateway) -> None:
     guest = gateway.service.issue()
     answer = send(gateway.port, "/account", headers=[("Authorization", f"Bearer {guest['token']}"), *cookie("a.b.c")])
-    if gateway.name == "apache":  # it can be told to look in one place, or in an order, but not in a second one
+    if gateway.name == "apache":  # it can be set to look in one place, or in an order, but not in a second one
         assert answer.status == 401
     else:
         assert answer.status == 200
