@@ -8,7 +8,7 @@ Linear in session and guest: no value of the session is copied or searched twice
 once with all that the guest has for it, which is several values where several elements of its list have one key.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from service.merge.policy import DEEP, SESSION, Location, Policy, Rule, RuleName
 from service.merge.rules import (
     MISSING,
+    Handle,
     ListIndex,
     Moment,
     clamp,
@@ -303,26 +304,32 @@ class RuleContext(msgspec.Struct, frozen=True):
         rule = self.rule
         index = self.state.index_of(self.location, own, rule)
         last, keyed = index.sort_in(said, keep=rule.keep)
-        stayed = dict(index.slots)
-        for identity in last:
+        listed = dict(index.slots)
+        for identity, value in last.items():
             if (slot := index.first(identity)) is not None:
-                del stayed[slot]
-        touched: dict[int | str, Location] = {}
+                del listed[slot]
+            listed[identity] = value
+        touched: dict[Handle, Location] = {}
         for identity, elements in keyed.items():
             slot = index.first(identity)
-            place = self.location.element(slot, rule.fields)
-            if slot is None:
-                touched[identity] = place
-                last[identity] = self.merge_element(place, MISSING, elements)
-            else:
-                touched[slot] = place
-                stayed[slot] = self.merge_element(place, stayed[slot], elements)
-        last = {identity: value for identity, value in last.items() if value is not MISSING}
-        merged, kept = self.bounded(own, said, [*stayed.values(), *last.values()])
-        handles: list[int | str] = [*stayed, *last]
-        _number_elements(touched, handles, kept)
-        if kept is not None and merged is not self.session:
-            index.become(merged, [handles[position] for position in kept])
+            handle: Handle = identity if slot is None else slot
+            touched[handle] = self.location.element(slot, rule.fields)
+            listed[handle] = self.merge_element(touched[handle], listed[handle], elements)
+            if listed[handle] is MISSING:
+                del listed[handle]
+        merged, kept = self.bounded(own, said, list(listed.values()))
+        for handle, place in touched.items():
+            # An element that no rule hands over would have come last; one that the limit cut has no index.
+            place.segment = None if kept is None or handle in listed else len(kept)
+        if kept is None or (merged is self.session and not touched):
+            return merged
+        handles = list(listed)
+        handles = [handles[position] for position in kept]
+        for position, handle in enumerate(handles):
+            if handle in touched:
+                touched[handle].segment = position
+        if merged is not self.session:
+            index.become(merged, handles)
         return merged
 
     def bounded(self, own: list[Any], said: list[Any], merged: list[Any]) -> tuple[Any, Sequence[int] | None]:
@@ -384,22 +391,6 @@ def fold_guest(
     merged: dict[str, Any] = state.fold_whole(root, session, [allowed]) if allowed else session
     state.report()
     return merged
-
-
-def _number_elements(
-    touched: Mapping[int | str, Location], handles: Sequence[int | str], kept: Sequence[int] | None
-) -> None:
-    """Give the places of merged elements their index in the list, which has the elements `kept` of those listed."""
-    if not touched:
-        return
-    listed = set(handles)
-    for handle, place in touched.items():
-        # An element that no rule hands over would have come last; one that the limit cut has no index.
-        place.segment = None if kept is None or handle in listed else len(kept)
-    for index, position in enumerate(kept or ()):
-        place_there = touched.get(handles[position])
-        if place_there is not None:
-            place_there.segment = index
 
 
 def _or_null(value: Any) -> Any:

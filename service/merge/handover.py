@@ -71,17 +71,20 @@ def merge_guests(session: dict[str, Any], candidates: Sequence[Candidate], polic
     known: list[GuestClaims] = []
     empty: list[GuestClaims] = []
     for siblings in _newest_of_each_lineage(candidates, skipped):
-        newest = siblings[-1].claims
+        *older, newest = [each.claims for each in siblings]
         if newest.version <= receipts.version_of(newest):
             skipped += [Skipped(each.index, "already_merged", newest.subject) for each in siblings]
             known.append(newest)
             continue
-        guest = _fold_siblings([each.claims for each in siblings], policy)
-        if guest.payload:
-            merging.append(guest)
+        # Changes of one state that raced are one guest: what several have is not doubled, so they merge weakened.
+        payload, state = newest.payload, MergeState(policy)
+        for guest in older:
+            payload = fold_guest(state, payload, guest.payload, subject=guest.subject, weakened=True)
+        if payload:
+            merging.append(msgspec.structs.replace(newest, payload=payload))
         else:
             skipped += [Skipped(each.index, "empty", newest.subject) for each in siblings]
-            empty.append(guest)
+            empty.append(newest)
     skipped.sort(key=lambda each: each.index)
     if not merging:
         return MergeResult(payload=session, skipped=tuple(skipped), last=next(reversed(known or empty), None))
@@ -107,7 +110,13 @@ def _newest_of_each_lineage(candidates: Iterable[Candidate], skipped: list[Skipp
     They are ordered from old to new. The others are added to `skipped` as superseded.
     """
     lineages: dict[tuple[str, ...], list[Candidate]] = {}
-    for candidate in sorted(candidates, key=_age, reverse=True):
+    # Of one token that came twice, the first counts.
+    by_age = sorted(
+        candidates,
+        key=lambda each: (each.claims.version, each.claims.issued_at_s, each.claims.token_id, -each.index),
+        reverse=True,
+    )
+    for candidate in by_age:
         siblings = lineages.setdefault(candidate.claims.lineage, [])
         is_sibling = not siblings or (
             candidate.claims.version == siblings[0].claims.version
@@ -119,18 +128,3 @@ def _newest_of_each_lineage(candidates: Iterable[Candidate], skipped: list[Skipp
             skipped.append(Skipped(candidate.index, "superseded", candidate.claims.subject))
     in_order = sorted(lineages.values(), key=lambda each: (each[0].claims.first_issued_at_s, each[0].claims.subject))
     return [siblings[::-1] for siblings in in_order]
-
-
-def _age(candidate: Candidate) -> tuple[int, int, str, int]:
-    """The order of a lineage's tokens from old to new; of one token that came twice, the first counts."""
-    claims = candidate.claims
-    return claims.version, claims.issued_at_s, claims.token_id, -candidate.index
-
-
-def _fold_siblings(siblings: Sequence[GuestClaims], policy: Policy) -> GuestClaims:
-    """Two changes of one state that raced, as one guest: what both have is not doubled, so they merge weakened."""
-    *older, newest = siblings
-    payload, state = newest.payload, MergeState(policy)
-    for each in older:
-        payload = fold_guest(state, payload, each.payload, subject=each.subject, weakened=True)
-    return msgspec.structs.replace(newest, payload=payload)

@@ -165,7 +165,15 @@ class _Parser:
             self._fault(f"{at}/by", "must be given, a JSON Pointer to the number or time that decides")
         elif "by" in options and not sorts:
             self._fault(f"{at}/by", 'belongs to "keep": "newest"')
-        self._bounds(options, at)
+        bounds = {bound: options[bound] for bound in ("floor", "ceiling") if bound in options}
+        for bound in [bound for bound, value in bounds.items() if not in_range(value)]:
+            self._fault(f"{at}/{bound}", "must be a finite number in the range of 64 bits or a double")
+            del bounds[bound]
+        if len(bounds) == 2 and bounds["floor"] > bounds["ceiling"]:  # noqa: PLR2004 - both of them
+            self._fault(f"{at}/floor", "is above the ceiling")
+        key: list[Any] = options["key"] if type(options.get("key")) is list else [options.get("key")]
+        if name == "by_key" and not (key and all(type(each) is str for each in key) and len(set(key)) == len(key)):
+            self._fault(f"{at}/key", "must be the name of a member, or a list of different ones")
         return Rule(
             name=name,
             limit=limit,
@@ -173,23 +181,9 @@ class _Parser:
             by=self._pointer(options["by"], f"{at}/by", "JSON Pointer") if sorts and "by" in options else (),
             floor=options.get("floor"),
             ceiling=options.get("ceiling"),
-            key=self._key(options.get("key"), f"{at}/key") if name == "by_key" else (),
+            key=tuple(key) if name == "by_key" else (),
             fields=self._rules(options["fields"], f"{at}/fields") if "fields" in options else None,
         )
-
-    def _bounds(self, options: dict[str, Any], at: str) -> None:
-        good = {name: options[name] for name in ("floor", "ceiling") if name in options and in_range(options[name])}
-        for name in options.keys() & {"floor", "ceiling"} - good.keys():
-            self._fault(f"{at}/{name}", "must be a finite number in the range of 64 bits or a double")
-        if len(good) == 2 and good["floor"] > good["ceiling"]:  # noqa: PLR2004 - both of them
-            self._fault(f"{at}/floor", "is above the ceiling")
-
-    def _key(self, document: object, at: str) -> tuple[str, ...]:
-        names = document if type(document) is list else [document]
-        if not names or not all(type(name) is str for name in names) or len(set(names)) < len(names):
-            self._fault(at, "must be the name of a member, or a list of different ones")
-            return ()
-        return tuple(names)
 
     def _tree(self, said: Sequence[tuple[Path, T]], at: str) -> PathTree[T] | None:
         if self._places > MAX_PLACES:

@@ -19,7 +19,7 @@ MAX_RECEIPTS: Final = 64
 RECEIPT_CHARS: Final = 10
 """Characters of a guest's id in its receipt: 60 bits, so that 64 guests share one with a chance of 2^-49."""
 
-_RECEIPT_ID: Final = re.compile(rf"[A-Za-z0-9_-]{{{RECEIPT_CHARS}}}")
+_ID: Final = re.compile(rf"[A-Za-z0-9_-]{{{RECEIPT_CHARS}}}")
 _MALFORMED: Final = f"must be [ID, VER]: {RECEIPT_CHARS} base64url characters, and a whole number from 1"
 
 
@@ -40,12 +40,16 @@ class Receipts:
         at = f"/session/{RECEIPTS}"
         if type(entries) is not list:
             raise InvalidRequest("The session's receipts are malformed.", [Fault(at, "must be a list of [ID, VER]")])
-        faults = [Fault(f"{at}/{index}", _MALFORMED) for index, entry in enumerate(entries) if not _is_receipt(entry)]
+        versions: dict[str, int] = {}
+        faults = []
+        for index, entry in enumerate(entries):
+            match entry:
+                case [str(name), int(version)] if _ID.fullmatch(name) and version >= 1 and type(version) is int:
+                    versions[name] = max(version, versions.pop(name, version))
+                case _:
+                    faults.append(Fault(f"{at}/{index}", _MALFORMED))
         if faults:
             raise InvalidRequest("The session's receipts are malformed.", faults)
-        versions: dict[str, int] = {}
-        for name, version in entries:
-            versions[name] = max(version, versions.pop(name, version))
         return cls(versions)
 
     def version_of(self, claims: GuestClaims) -> int:
@@ -68,10 +72,3 @@ def receipt_id(claims: GuestClaims) -> str:
     """The digest that stands for a guest in `merged_guests`, so that the session holds no id of a visitor."""
     lineage = ".".join(claims.lineage)
     return base64.urlsafe_b64encode(hashlib.sha256(lineage.encode()).digest())[:RECEIPT_CHARS].decode()
-
-
-def _is_receipt(entry: object) -> bool:
-    match entry:
-        case [str(name), int(version)] if type(version) is int:
-            return version >= 1 and _RECEIPT_ID.fullmatch(name) is not None
-    return False

@@ -22,16 +22,12 @@ MISSING: Final = msgspec.UNSET
 
 def add(*numbers: float) -> int | float:
     """The sum: whole and exact where all are whole, however they are spelt; else the double next to the exact sum."""
-    if all(map(_is_whole, numbers)):
+    if all(type(number) is int or (number.is_integer() and in_range(int(number))) for number in numbers):
         return sum(map(int, numbers))
     try:
         return float(sum(map(Fraction, numbers)))
     except OverflowError:
         return float("inf")
-
-
-def _is_whole(number: float) -> bool:
-    return type(number) is int or (number.is_integer() and in_range(int(number)))
 
 
 def combine(rule: Rule, one: float, other: float) -> int | float:
@@ -113,6 +109,9 @@ def _with_value_of(source: Any, target: Any, by: Sequence[str]) -> Any:
 
 _KEYED: Final = "key "
 
+Handle = int | str
+"""An element of a list that is being merged: the slot that it has in the index, or its identity where it is new."""
+
 
 def identify(value: Any, key: Sequence[str]) -> str:
     """What makes two elements of a list one: their members under `key` where they have all of them, else the whole."""
@@ -138,10 +137,11 @@ class ListIndex:
     def __init__(self, values: list[Any], key: tuple[str, ...]) -> None:
         self.values = values
         self.key = key
-        self.slots: dict[int, Any] = dict(enumerate(values))
+        self.slots: dict[Handle, Any] = {}
         self.where: dict[str, list[int]] = {}
         self._next_slot = len(values)
-        for slot, value in self.slots.items():
+        for slot, value in enumerate(values):
+            self.slots[slot] = value
             self.where.setdefault(identify(value, key), []).append(slot)
 
     def first(self, identity: str) -> int | None:
@@ -172,9 +172,9 @@ class ListIndex:
                 last[identity] = self.slots[slot]
         return last, keyed
 
-    def become(self, values: list[Any], handles: Sequence[int | str]) -> None:
-        """Index `values` from now on. An element's handle is the slot that it keeps, or its identity for a new slot."""
-        slots: dict[int, Any] = {}
+    def become(self, values: list[Any], handles: Sequence[Handle]) -> None:
+        """Index `values` from now on; an element whose handle is its identity gets a new slot."""
+        slots: dict[Handle, Any] = {}
         came: list[tuple[str, int]] = []
         for handle, value in zip(handles, values, strict=True):
             if type(handle) is int:
@@ -206,30 +206,29 @@ def limited(
     if rule.keep == "first":
         return None if len(own) > limit or limit == 0 else range(limit)
     elements = at_element(shield)
-    pinned = _protected_elements(merged, elements)
-    room = limit - len(pinned)
-    if len(merged) > limit and room <= 0:
-        return None
     if rule.keep == "newest":
+        pinned = _protected_elements(merged, elements)
+        room = limit - len(pinned)
+        if len(merged) > limit and room <= 0:
+            return None
         order = sorted(range(len(merged)), key=lambda index: _newest_first(moments[index]))
-        loose = [index for index in order if index not in pinned][:room]
-        stay = pinned.union(loose)
+        stay = pinned.union([index for index in order if index not in pinned][:room])
         kept = [index for index in order if index in stay]
         return kept if any(index >= len(own) or merged[index] is not own[index] for index in kept) else None
-    loose = [index for index in range(len(merged)) if index not in pinned]
-    kept = sorted(pinned.union(loose[-room:]))
-    before = _last(own, limit, elements)
-    return None if before is not None and equal([merged[index] for index in kept], before) else kept
+    after, before = _last(merged, limit, elements), _last(own, limit, elements)
+    if after is None or before is None:
+        return after
+    return None if equal([merged[index] for index in after], [own[index] for index in before]) else after
 
 
-def _last(values: list[Any], limit: int, shield: Shield) -> list[Any] | None:
-    """The last `limit` elements and those with protected values; None where these leave no room."""
+def _last(values: list[Any], limit: int, shield: Shield) -> list[int] | None:
+    """The indexes of the last `limit` elements, those with protected values among them; None where these fill it."""
     pinned = _protected_elements(values, shield)
     room = limit - len(pinned)
     if room <= 0:
         return None
     loose = [index for index in range(len(values)) if index not in pinned]
-    return [values[index] for index in sorted(pinned.union(loose[-room:]))]
+    return sorted(pinned.union(loose[-room:]))
 
 
 def _protected_elements(values: list[Any], shield: Shield) -> set[int]:

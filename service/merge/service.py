@@ -6,6 +6,7 @@ is known. Knows nothing of HTTP.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -173,15 +174,13 @@ class MergeService:
         result = await compute(lambda: merge_guests(session, good, policy))
         skipped: list[Skipped | Refused] = [*result.skipped, *refused]
         skipped.sort(key=lambda each: each.index)
-        return Merged(
-            result=result, skipped=tuple(skipped), next=await self._next_guest(result.last) if renew else None
-        )
-
-    async def _next_guest(self, last: GuestClaims | None) -> SignedToken | None:
-        """A new guest in the place of those handed over; None where it does not fit, as that must not block a login."""
-        try:
-            if last is None:
-                return await self._tokens.issue(payload={})
-            return await self._tokens.issue(payload={}, extra_claims=last.extra_claims, audience=last.audience)
-        except TokenTooLarge:
-            return None
+        next_guest = None
+        if renew:
+            last = result.last
+            with suppress(TokenTooLarge):  # this must not block a login
+                next_guest = await self._tokens.issue(
+                    payload={},
+                    extra_claims=None if last is None else last.extra_claims,
+                    audience=() if last is None else last.audience,
+                )
+        return Merged(result=result, skipped=tuple(skipped), next=next_guest)

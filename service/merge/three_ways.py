@@ -21,7 +21,7 @@ from service.merge.rules import (
     newest_first,
     with_later_moment,
 )
-from service.strict_json import equal, in_range, is_number
+from service.strict_json import canonical, equal, in_range, is_number
 
 _Handle = tuple[str, int]
 """An element of a list: its identity, and how many of the same come before it."""
@@ -132,24 +132,16 @@ class ThreeWays(msgspec.Struct, frozen=True):
 
 def _appended(base: list[Any], mine: list[Any], theirs: list[Any]) -> list[Any]:
     """Theirs less what mine removed, plus what mine added; equal elements are counted."""
-    before, after = Counter(map(_identity, base)), Counter(map(_identity, mine))
-    removed, kept = before - after, before & after
+    before, after = Counter(map(canonical, base)), Counter(map(canonical, mine))
     result = []
-    for value in theirs:
-        if removed[_identity(value)] > 0:
-            removed[_identity(value)] -= 1
-        else:
-            result.append(value)
-    for value in mine:
-        if kept[_identity(value)] > 0:
-            kept[_identity(value)] -= 1
-        else:
-            result.append(value)
+    for left_out, values in ((before - after, theirs), (before & after, mine)):
+        for value in values:
+            identity = canonical(value)
+            if left_out[identity] > 0:
+                left_out[identity] -= 1
+            else:
+                result.append(value)
     return result
-
-
-def _identity(value: Any) -> str:
-    return identify(value, ())
 
 
 def _by_handle(values: list[Any], rule: Rule) -> dict[_Handle, Any]:
