@@ -172,14 +172,33 @@ class _Reader:
 
 
 def _read(reader: _Reader) -> Settings:
+    def check_redis_url(text: str) -> str:
+        from service.keys.redis_store import parse_redis_url  # noqa: PLC0415 - 7 MiB that are not needed without Redis
+
+        parse_redis_url(text)
+        return text
+
     hosts: tuple[str, ...] = reader.parsed("GUEST_HOST", parse_hosts, ("127.0.0.1",))
     port = reader.whole("GUEST_PORT", 8080, least=0, most=65535)
     outside = next((host for host in hosts if not is_loopback(host)), None)
     tokens = _read_tokens(reader, host=hosts[0], port=port, outside=outside)
     issuers = tokens.issuers
-    keys_dir, keys_secrets, redis_url = _read_key_places(reader)
-    access = _read_access(reader, outside=outside, issuers=issuers)
-    _refuse_samples(reader, issuers, keys_secrets=keys_secrets, api_keys=access.api_keys)
+    keys_dir = reader.parsed("GUEST_KEYS_DIR", lambda text: None if text == "none" else Path(text), Path("data/keys"))
+    keys_secrets = _read_secrets(reader, "GUEST_KEYS_SECRET", parse_secrets, parse_file=parse_secrets)
+    redis_url = reader.parsed("GUEST_REDIS_URL", check_redis_url, None)
+    if reader.text("GUEST_REDIS_URL") and not keys_secrets and not _is_set(reader, "GUEST_KEYS_SECRET"):
+        reader.fault("GUEST_KEYS_SECRET", "is required with GUEST_REDIS_URL: what goes to Redis is always sealed")
+    if keys_dir is None and not reader.text("GUEST_REDIS_URL"):
+        reader.fault("GUEST_REDIS_URL", "is required with GUEST_KEYS_DIR=none: a follower has its keys from Redis")
+    api_keys = _read_secrets(reader, "GUEST_API_KEYS", parse_api_key_list, parse_file=parse_api_keys_file)
+    guarded = reader.flag("GUEST_ALLOW_NO_API_KEYS") or _is_set(reader, "GUEST_API_KEYS")
+    if outside is not None and not guarded:
+        reader.fault(
+            "GUEST_API_KEYS",
+            f"is required when listening beyond loopback (GUEST_HOST is {outside}); "
+            "GUEST_ALLOW_NO_API_KEYS=1 says that the network controls who may call",
+        )
+    _refuse_samples(reader, issuers, keys_secrets=keys_secrets, api_keys=api_keys)
     merge_policies, merge_policy = _read_merge_policies(reader)
     return Settings(
         hosts=hosts,
@@ -196,7 +215,11 @@ def _read(reader: _Reader) -> Settings:
         ),
         cookie=_read_cookie(reader, issuers),
         gateway=_read_gateway(reader, outside),
-        access=access,
+        access=ApiKeyPolicy(
+            api_keys=api_keys,
+            api_keys_file=reader.parsed("GUEST_API_KEYS_FILE", Path, None),
+            allowed_origins=frozenset(web_origin(issuer) for issuer in issuers),
+        ),
         merge_policies=merge_policies,
         merge_policy=merge_policy,
         max_body_bytes=reader.whole("GUEST_MAX_BODY_BYTES", 262_144, least=1_024, most=16_777_216),
@@ -278,25 +301,6 @@ def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
     return policy
 
 
-def _read_key_places(reader: _Reader) -> tuple[Path | None, tuple[str, ...], str | None]:
-    directory = reader.text("GUEST_KEYS_DIR") or "./data/keys"
-    keys_dir = None if directory == "none" else Path(directory)
-
-    def check_redis_url(text: str) -> str:
-        from service.keys.redis_store import parse_redis_url  # noqa: PLC0415 - 7 MiB that are not needed without Redis
-
-        parse_redis_url(text)
-        return text
-
-    secrets = _read_secrets(reader, "GUEST_KEYS_SECRET", parse_secrets, parse_file=parse_secrets)
-    redis_url = reader.parsed("GUEST_REDIS_URL", check_redis_url, None)
-    if reader.text("GUEST_REDIS_URL") and not secrets and not _is_set(reader, "GUEST_KEYS_SECRET"):
-        reader.fault("GUEST_KEYS_SECRET", "is required with GUEST_REDIS_URL: what goes to Redis is always sealed")
-    if keys_dir is None and not reader.text("GUEST_REDIS_URL"):
-        reader.fault("GUEST_REDIS_URL", "is required with GUEST_KEYS_DIR=none: a follower has its keys from Redis")
-    return keys_dir, secrets, redis_url
-
-
 def _refuse_samples(
     reader: _Reader, issuers: tuple[str, ...], *, keys_secrets: tuple[str, ...], api_keys: tuple[str, ...]
 ) -> None:
@@ -363,22 +367,6 @@ def _read_gateway(reader: _Reader, outside: str | None) -> ForwardAuthPolicy:
         access_audience=access_audience,
         rate_limit_per_s=rate_limit_per_s,
         trusted_proxies=trusted_proxies,
-    )
-
-
-def _read_access(reader: _Reader, *, outside: str | None, issuers: tuple[str, ...]) -> ApiKeyPolicy:
-    api_keys = _read_secrets(reader, "GUEST_API_KEYS", parse_api_key_list, parse_file=parse_api_keys_file)
-    guarded = reader.flag("GUEST_ALLOW_NO_API_KEYS") or _is_set(reader, "GUEST_API_KEYS")
-    if outside is not None and not guarded:
-        reader.fault(
-            "GUEST_API_KEYS",
-            f"is required when listening beyond loopback (GUEST_HOST is {outside}); "
-            "GUEST_ALLOW_NO_API_KEYS=1 says that the network controls who may call",
-        )
-    return ApiKeyPolicy(
-        api_keys=api_keys,
-        api_keys_file=reader.parsed("GUEST_API_KEYS_FILE", Path, None),
-        allowed_origins=frozenset(web_origin(issuer) for issuer in issuers),
     )
 
 

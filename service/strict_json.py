@@ -72,17 +72,13 @@ def _whole(text: str) -> int:
 
 def _real(text: str) -> float:
     value = float(text)
-    if math.isinf(value):
-        raise NotStrictJson("a number is beyond the range of a double")
+    if not math.isfinite(value):  # NaN and Infinity are what Python alone reads as JSON
+        raise NotStrictJson("a number is beyond the range of a double" if text[-1].isdigit() else f"{text} is no JSON")
     return value
 
 
-def _constant(text: str) -> None:
-    raise NotStrictJson(f"{text} is no JSON")
-
-
 _parse: Final[Callable[[str], Any]] = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=_constant
+    object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=_real
 ).decode
 
 
@@ -105,18 +101,15 @@ def in_range(value: object) -> bool:
 
 def depth(value: object) -> int:
     """How many containers are nested in `value`: 0 for a scalar, 1 for {} and []. Stops counting beyond `MAX_DEPTH`."""
-    level, found = [value], 0
+    level: list[Any] = [value]
+    found = 0
     while found <= MAX_DEPTH:
         level = [each for each in level if isinstance(each, dict | list)]
         if not level:
             return found
         found += 1
-        level = [inner for each in level for inner in _inside(each)]
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
     return found
-
-
-def _inside(container: Any) -> Iterable[object]:
-    return container.values() if isinstance(container, dict) else container
 
 
 def equal(one: Any, other: Any) -> bool:
