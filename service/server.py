@@ -138,8 +138,7 @@ def serve(
         return True
 
     if settings.workers == 1:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work_alone())
+        uvloop.run(work_alone())
         return
     # Imported here: a process that serves alone does not need gunicorn.
     from service.workers import Workers  # noqa: PLC0415

@@ -9,10 +9,8 @@ import logging
 import mmap
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from enum import IntEnum
 from pathlib import Path
 from socket import socket
 from types import SimpleNamespace
@@ -40,25 +38,20 @@ Work = Callable[[int, asyncio.Event, Callable[[], None]], Coroutine[Any, Any, No
 """Serves in a worker: gets its row, the event that ends it, and what to call once it accepts connections."""
 
 
-class State(IntEnum):
-    """What a worker is doing: one byte that it shares with its parent. A worker goes through them in this order."""
-
-    STARTING = 0
-    READY = 1
-    ENDING = 2
-
-
 class _Log(Logger):  # type: ignore[misc]  # gunicorn has no types
-    def setup(self, cfg: Any) -> None:
-        self.cfg = cfg
+    def setup(self, _cfg: Any) -> None:
         self.error_log = logging.getLogger("guest_sessions.gunicorn")
         self.error_log.setLevel(max(logging.INFO, logging.getLogger().level))  # below, it lists all its own settings
 
 
 class _Worker(Worker):  # type: ignore[misc]
     row: int
-    states: mmap.mmap
-    started_at_s: float
+    is_ending = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ready = mmap.mmap(-1, 1)  # not 0 once it accepts connections; its parent has the same memory
+        self.started_at_s = time.monotonic()
 
     def init_signals(self) -> None:
         for each in self.SIGNALS:  # a terminal that closes sends SIGHUP to every process
@@ -78,15 +71,10 @@ class _Worker(Worker):  # type: ignore[misc]
                 await asyncio.wait([work], timeout=1)
             await work
 
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(serve())
-        except Exception:
-            logger.exception("a worker failed")
-            sys.exit(1)
+        uvloop.run(serve())
 
     def report_ready(self) -> None:
-        self.states[self.row] = State.READY
+        self.ready[0] = 1
         os.kill(self.ppid, signal.SIGCHLD)  # wakes the parent: the state of a child has changed
 
 
@@ -112,14 +100,13 @@ class Workers(Arbiter):  # type: ignore[misc]
             "graceful_timeout": END_S,
             "worker_tmp_dir": str(MEMORY_DIR) if MEMORY_DIR.is_dir() else None,
             "control_socket_disable": True,
-            "pre_fork": lambda _, worker: self.take_row(worker),
-            "child_exit": lambda _, worker: self.note_end(worker),
+            "pre_fork": self.take_row,
+            "child_exit": self.note_end,
         }.items():
             config.set(name, value)
         super().__init__(SimpleNamespace(cfg=config, wsgi=lambda: work))
         self.LISTENERS = list(sockets)
         self.WORKERS: dict[int, _Worker] = {}
-        self._states = mmap.mmap(-1, number + 1)  # one more lives while it replaces another
         self._ready, self._may_restart = ready, may_restart
         self._announced = self._restart_asked = False
         self._outdated_age = 0
@@ -127,7 +114,7 @@ class Workers(Arbiter):  # type: ignore[misc]
 
     def manage_workers(self) -> None:
         """Starts and ends the workers that are due; gunicorn calls it every second and after each signal."""
-        ready = [worker for worker in self.WORKERS.values() if self._states[worker.row] == State.READY]
+        ready = [worker for worker in self.WORKERS.values() if worker.ready[0] and not worker.is_ending]
         if not self._announced and len(ready) == self.num_workers:
             self._announced = True
             self._ready()
@@ -141,7 +128,7 @@ class Workers(Arbiter):  # type: ignore[misc]
             self.spawn_worker()
         if len(ready) > self.num_workers:
             oldest = min(ready, key=lambda worker: worker.age)
-            self._states[oldest.row] = State.ENDING
+            oldest.is_ending = True
             self.kill_worker(oldest.pid, signal.SIGTERM)
 
     def spawn_worker(self) -> None:
@@ -155,21 +142,17 @@ class Workers(Arbiter):  # type: ignore[misc]
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
-    def take_row(self, worker: _Worker) -> None:
+    def take_row(self, _: Arbiter, worker: _Worker) -> None:
         """Gives the worker that is about to be forked the first row that is free."""
-        taken = {each.row for each in self.WORKERS.values()}
-        worker.row = next(row for row in range(len(self._states)) if row not in taken)
-        worker.states, worker.started_at_s = self._states, time.monotonic()
-        worker.states[worker.row] = State.STARTING
+        worker.row = min(set(range(len(self.WORKERS) + 1)) - {each.row for each in self.WORKERS.values()})
 
-    def note_end(self, worker: _Worker) -> None:
+    def note_end(self, _: Arbiter, worker: _Worker) -> None:
         """Decides what follows from the end of a worker."""
-        state = self._states[worker.row]
-        if state == State.ENDING or not self.LISTENERS:
+        if worker.is_ending or not self.LISTENERS:
             return
         if not self._announced:  # what keeps these from starting would keep all others
             raise HaltServer("The workers could not start.", 1)
-        if state == State.STARTING and self._outdated_age:
+        if not worker.ready[0] and self._outdated_age:
             logger.error("a new worker could not start: the old ones stay")
             self._outdated_age = 0
         self._next_start_at_s = worker.started_at_s + PAUSE_S
@@ -178,9 +161,6 @@ class Workers(Arbiter):  # type: ignore[misc]
         """The restart begins once all workers are up and no other is under way."""
         self._restart_asked = True
 
-    def ignore(self) -> None:
-        """Other signals of gunicorn would change the number of workers, or their program."""
-        logger.warning("the number of workers and their program stay: the signal is ignored")
-
     handle_int = handle_quit = Arbiter.handle_term
-    handle_ttin = handle_ttou = handle_usr2 = ignore
+    # These would change the number of workers, or their program: gunicorn reports them as unhandled instead.
+    handle_ttin = handle_ttou = handle_usr2 = None

@@ -276,6 +276,17 @@ def test_a_hangup_that_reaches_the_workers_too_ends_none_of_them(service: Servic
     assert "was sent" not in service.output
 
 
+def test_no_signal_changes_the_number_of_workers_or_their_program(service: Service) -> None:
+    before = workers(service)
+
+    for each in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2):
+        service.process.send_signal(each)
+    until(lambda: service.output.count("Unhandled signal") == 3)
+
+    assert workers(service) == before
+    assert service.stop() == 0
+
+
 FORK_FAILS = """
 import errno, logging, os, signal, socket, sys
 from service import workers
