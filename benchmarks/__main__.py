@@ -38,7 +38,7 @@ from benchmarks.servers import CONNECTIONS, Server, answering, cores, pin, runni
 from tests.ports import free_port
 
 WARM_UP: Final = 0.2
-"""Of a burst, before what is measured: so that the caches hold this server's work and not the last one's."""
+"""Of a burst, before the measurement: so that the caches hold this server's work and not the last one's."""
 _SERVE: Final = (sys.executable, "-m", "service", "serve")
 _GO_PEER: Final = Path(__file__).parent / "peer_go"
 FASTEST_PER_S: Final = 16_000

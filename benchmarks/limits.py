@@ -143,7 +143,7 @@ _READY: Final = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
 async def _latency(server: Server, requests: Requests, operation: Operation, *, seconds: float) -> None:
-    """Percentiles while each connection sends at its share of 70 % of what was the peak just before."""
+    """Percentiles while each connection sends at its share of 70 % of the peak that was measured just before."""
     of, load = requests.of(operation, count=0), server.connections.burst
     peak = await load(of, seconds=min(2.0, seconds), expects=operation.expects)
     paced = await load(of, seconds=seconds, expects=operation.expects, per_s=SHARE * peak.per_s)

@@ -38,7 +38,7 @@ class WrongAnswer(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection: sends a request, reads the answer, tells the load, and is then free for the next."""
+    """One keep-alive connection: sends a request, reads the answer, reports it, and is then free for the next."""
 
     def __init__(self) -> None:
         self.load: Load | None = None
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         self.is_open = True
 
     def send(self, request: bytes) -> None:
-        """Sends one request; the answer is told to the load."""
+        """Sends one request; the answer is reported to the load."""
         self._sent_at_s = time.perf_counter()
         if self._transport is not None:
             self._transport.write(request)
@@ -186,7 +186,7 @@ class Connections:
             connection.close()
 
     async def _replenish(self) -> None:
-        """Opens what is missing: servers hang up on what has been idle for long."""
+        """Opens the connections that are missing: servers close those that have been idle for long."""
         loop = asyncio.get_running_loop()
         self._open = [connection for connection in self._open if connection.is_open]
         while len(self._open) < self._number:

@@ -161,7 +161,7 @@ RACED: Final = 4
 
 
 def _completed(work: Coroutine[None, None, SignedToken]) -> SignedToken:
-    """The result of what steps aside for others, but waits for nothing."""
+    """The result of a coroutine that yields to others, but waits for nothing."""
     while True:
         try:
             work.send(None)

@@ -1,7 +1,7 @@
 """`python -m service` and `guest-sessions`: the command line.
 
-A container's check runs for as long as the container does. So what a healthy service answers is asked by the standard
-library alone, an eighth of the time that the command line takes to be imported; all else is left to the command line.
+A container's check runs for as long as the container does. So the standard library alone asks a healthy service,
+in an eighth of the time that the command line takes to be imported; all else is left to the command line.
 """
 
 import os
@@ -13,7 +13,7 @@ def main() -> None:
     """Runs the command that the arguments name."""
     if sys.argv[1:] == ["healthcheck"] and _is_ready():
         return
-    # Imported here: that is what is spared.
+    # Imported here, so that a healthy service does not need it.
     from service.cli.main import main as command_line  # noqa: PLC0415
 
     command_line()

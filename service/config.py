@@ -231,7 +231,7 @@ def _read(reader: _Reader) -> Settings:
 
 
 def parse_issuers(text: str) -> tuple[str, ...]:
-    """The addresses of GUEST_ISSUER, as they are written; raises ValueError for what is none."""
+    """The addresses of GUEST_ISSUER, as they are written; raises ValueError for anything else."""
     issuers = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for issuer in issuers:
         url = urlsplit(issuer)
@@ -246,7 +246,7 @@ def parse_issuers(text: str) -> tuple[str, ...]:
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:
-    """The hosts of GUEST_HOST; raises ValueError for what is none."""
+    """The hosts of GUEST_HOST; raises ValueError for anything else."""
     hosts = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for host in hosts:
         if ":" in host:

@@ -166,7 +166,7 @@ async def _serve(
             each.setblocking(False)  # noqa: FBT003 - the standard library's own signature
             with each, contextlib.suppress(BlockingIOError, ConnectionError):
                 for _ in range(BACKLOG):
-                    accepted.append(each.accept()[0])  # noqa: PERF401 - what was accepted before an error is kept
+                    accepted.append(each.accept()[0])  # noqa: PERF401 - connections accepted before an error are kept
         for connection in accepted:
             await asyncio.get_running_loop().connect_accepted_socket(server, connection)
         await asyncio.sleep(LAST_REQUESTS_S)

@@ -1,4 +1,4 @@
-"""JSON values: the strict decoder, and of what is decoded the bounds, the kinds, the equality and the pointers to it.
+"""JSON values: the strict decoder, and the bounds, kinds, equality and pointers of decoded values.
 
 Pure. Equality is JSON's, not Python's: numbers are equal by value whatever their spelling (1 = 1.0), and a boolean is
 no number (true ≠ 1), also deep inside.
@@ -20,7 +20,7 @@ MIN_INTEGER: Final = -(2**63)
 MAX_INTEGER: Final = 2**64 - 1
 """Whole numbers fit a signed or an unsigned 64-bit integer, so that every reader takes them."""
 MAX_SAFE_INTEGER: Final = 2**53 - 1
-"""Up to here JavaScript's doubles tell all whole numbers apart (RFC 8259, section 6)."""
+"""Up to here JavaScript's doubles distinguish all whole numbers (RFC 8259, section 6)."""
 
 _NAME_CHARS: Final = 64
 """Of a member's name in a message."""
@@ -40,7 +40,7 @@ _BAD_ESCAPE = re.compile(r"~(?![01])")
 
 
 class NotStrictJson(ValueError):
-    """JSON that two readers may read in two ways, or not at all; the message is for whoever wrote it."""
+    """JSON that two readers may read in two ways, or not at all; the message is for its author."""
 
 
 def parse_json(text: str) -> Any:

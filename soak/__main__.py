@@ -34,7 +34,7 @@ MOST_ROTATIONS: Final = 100
 @click.option("--minutes", default=2.0, show_default=True, help="How long; hours are minutes too.")
 @click.option("--rate", default=100.0, show_default=True, help="Visits a second; each is one to seven requests.")
 @click.option("--out", default="soak-report", show_default=True, type=click.Path(path_type=Path), help="A folder.")
-@click.option("--seed", default=1, show_default=True, help="Of what is left to chance.")
+@click.option("--seed", default=1, show_default=True, help="Of all random choices.")
 def main(*, minutes: float, rate: float, out: Path, seed: int) -> None:
     """Soak the service; exits 1 where a promise was broken."""
     out.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ class Tally:
         return self.good.total() + self.hostile.total()
 
     def answered(self, kind: str, *, status: int, seconds: float, hostile: bool = False) -> None:
-        """One exchange. A 5xx and a hang are broken promises, whoever asked."""
+        """One exchange. A 5xx and a hang are broken promises, whatever the request."""
         (self.hostile if hostile else self.good)[kind] += 1
         self.statuses[status] += 1
         if status >= 500:  # noqa: PLR2004 - a server's fault

@@ -64,7 +64,7 @@ class Traffic:
                 await asyncio.sleep(0.1)
 
     async def keep_up(self, visit: Callable[[], Awaitable[None]], *, every_s: float) -> None:
-        """Repeats a visit until cancelled. A connection that breaks is told, and no end."""
+        """Repeats a visit until cancelled. A connection that breaks is reported, and is no end."""
         while True:
             try:
                 await visit()
@@ -92,7 +92,7 @@ class Traffic:
             await self._must_hold(*self._chance.choice(self._tokens))
 
     async def longest_lag_s(self) -> float:
-        """Of the service's event loop, as its metrics tell."""
+        """Of the service's event loop, as its metrics show."""
         async with self._session.get(f"{self._base_url}/metrics") as response:
             found = re.search(
                 r"^guest_sessions_event_loop_longest_lag_seconds (\S+)$", await response.text(), re.MULTILINE

@@ -17,7 +17,7 @@ START_S = 1_800_000_000.25
 
 
 class HandClock:
-    """Tells the time that the test sets, in seconds."""
+    """Shows the time that the test sets, in seconds."""
 
     def __init__(self, now_s: float = START_S) -> None:
         self.now_s = now_s

@@ -30,7 +30,7 @@ def keep_out_settings(variables: dict[str, str]) -> None:
 
 
 def keep_out_ring(ring: KeyRing) -> None:
-    """What is private in a ring."""
+    """The private parts of a ring."""
     keep_out(base64.urlsafe_b64encode(ring.derivation_secret).decode().rstrip("="), ring.derivation_secret.hex())
     keep_out(
         *(key.private[name] for key in ring.keys for name in ("d", "p", "q", "dp", "dq", "qi") if name in key.private)
@@ -38,7 +38,7 @@ def keep_out_ring(ring: KeyRing) -> None:
 
 
 def leaks(text: str) -> list[str]:
-    """What is secret in a text: by its look, or as a test knows it."""
+    """The secrets in a text: by their look, or as a test knows them."""
     looks = [found[0][:24] for found in LOOKS_SECRET.finditer(text)]
     return looks + [f"{secret[:4]}…" for secret in _known if secret in text]
 

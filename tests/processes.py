@@ -31,12 +31,12 @@ class Service:
         return self.log.read_text("utf-8")
 
     def stop(self, *, with_signal: signal.Signals = signal.SIGTERM) -> int:
-        """Tells it to end and answers its exit code."""
+        """Asks it to end and returns its exit code."""
         self.process.send_signal(with_signal)
         return self.process.wait(timeout=START_S)
 
     def _port(self) -> str:
-        """Waits for the log line that tells the port."""
+        """Waits for the log line that names the port."""
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s and self.process.poll() is None:
             found = re.search(r'"port": (\d+)', self.output)

@@ -12,7 +12,7 @@ OFF_LOOPBACK = {"GUEST_HOST": "0.0.0.0", "GUEST_ISSUER": "https://guests.example
 
 
 def faults(**variables: str) -> list[str]:
-    """The variables at fault, in the order told."""
+    """The variables at fault, in the order in which they are reported."""
     with pytest.raises(InvalidSettings) as caught:
         Settings.from_mapping(variables)
     return [fault.path for fault in caught.value.errors]
@@ -281,7 +281,7 @@ def test_each_fault_of_a_policy_file_is_named(tmp_path: Path) -> None:
     assert faults(GUEST_MERGE_POLICIES=str(tmp_path / "p.json")) == ["GUEST_MERGE_POLICIES"] * 2
 
 
-def test_names_that_are_none_of_ours_are_told_and_not_refused() -> None:
+def test_names_that_are_none_of_ours_are_reported_and_not_refused() -> None:
     # Kubernetes sets such names for a service called "guest".
     assert Settings.from_mapping({"GUEST_SERVICE_HOST": "10.0.0.1", "PATH": "/bin"}).unknown == ("GUEST_SERVICE_HOST",)
 

@@ -34,7 +34,7 @@ def test_what_a_caller_sent_cannot_forge_a_line(formatter: logging.Formatter) ->
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_a_traceback_is_told(formatter: logging.Formatter) -> None:
+def test_a_traceback_is_reported(formatter: logging.Formatter) -> None:
     try:
         raise ValueError("the cause")  # noqa: TRY301 - a traceback is needed
     except ValueError:

@@ -31,7 +31,7 @@ type claims struct {
 	Payload       json.RawMessage `json:"payload"`
 }
 
-// decodeClaims reads the claims by go-jose's JSON package, since the standard one does not tell "Sub" from "sub": the
+// decodeClaims reads the claims by go-jose's JSON package, since the standard one does not distinguish "Sub" from "sub": the
 // caller's further claims must not pass for the guest's.
 func decodeClaims(data []byte) (*claims, error) {
 	c := &claims{}

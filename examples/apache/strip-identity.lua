@@ -1,4 +1,4 @@
--- Removes from a request every header that tells the application who the guest is (X-Guest-...), and every alias of one:
+-- Removes from a request every header that names the guest to the application (X-Guest-...), and every alias of one:
 -- CGI, WSGI, PHP and others read each character of a name that is no letter or digit as the same, so that `X_Guest_Id` and
 -- `X.Guest!Id` arrive as `X-Guest-Id`. guest-sessions.conf runs it before anything else. It is Lua since no directive of
 -- Apache looks at the name of every header: SetEnvIf takes a pattern of names, but sees the last match alone.

@@ -1,4 +1,4 @@
-// Auth.js: whoever logs in takes the guest's cart along. The event `signIn` is what matters.
+// Auth.js: a visitor who logs in takes the guest's cart along. The event `signIn` is what matters.
 //
 // With next-auth, wrap its `handlers` as `respond` wraps `Auth` here; the event is the same.
 import { AsyncLocalStorage } from "node:async_hooks";

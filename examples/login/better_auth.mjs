@@ -1,4 +1,4 @@
-// better-auth: whoever logs in takes the guest's cart along. `after` is what matters.
+// better-auth: a visitor who logs in takes the guest's cart along. `after` is what matters.
 import { AsyncLocalStorage } from "node:async_hooks";
 import { serve } from "@hono/node-server";
 import { betterAuth } from "better-auth";

@@ -1,4 +1,4 @@
-// SuperTokens with Express: whoever logs in takes the guest's cart along, in the account and in the access token.
+// SuperTokens with Express: a visitor who logs in takes the guest's cart along, in the account and in the access token.
 //
 // `handOverGuests` is what matters. tests/login runs this with SuperTokens' own SDK on a small double of its core.
 import { guestSessions } from "guest-sessions/express";

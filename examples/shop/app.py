@@ -22,7 +22,7 @@ from guest_sessions import GuestError
 from guest_sessions.aiohttp import GuestSessions
 from notices import COOKIE as NOTICE_COOKIE
 from notices import Notice, leave, left
-from story import Story, tell
+from story import Story, story_of
 
 HERE = Path(__file__).parent
 SESSION_COOKIE = "shop_session"
@@ -115,7 +115,7 @@ async def bring_along(request: web.Request, name: str) -> Story:
         had = customers[name]
         result = await guest.hand_over(had, policy="shop")
         customers[name] = result.payload  # stored before the response gives the visitor the next, empty guest
-    return tell(name, had=had, brought=brought, result=result)
+    return story_of(name, had=had, brought=brought, result=result)
 
 
 async def render_with_notice(request: web.Request, template: str) -> web.Response:

@@ -17,7 +17,7 @@ class Story:
     """Whether picks stayed behind, because the service could not be asked."""
 
 
-def tell(name: str, *, had: dict[str, Any], brought: dict[str, Any] | None, result: HandOver) -> Story:
+def story_of(name: str, *, had: dict[str, Any], brought: dict[str, Any] | None, result: HandOver) -> Story:
     """About a hand-over: what the customer `had`, and what the guest `brought` (None: it can't be read)."""
     waits = brought is None or bool(_what(_holds(brought)) and result.error)
     limits = _limits(result)

@@ -111,7 +111,9 @@ def _welcome(settings: Settings, port: int) -> None:
         return
     host = settings.hosts[0]
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    callers = "local callers only" if all(map(is_loopback, settings.hosts)) else "whoever reaches this address may call"
+    callers = (
+        "local callers only" if all(map(is_loopback, settings.hosts)) else "anyone who reaches this address may call"
+    )
     place = "Redis alone" if settings.keys_dir is None else str(settings.keys_dir)
     click.echo(
         f"""

@@ -1,6 +1,6 @@
 """Folding one guest's payload into the session's: the walk through both, and the notes taken on the way.
 
-Pure: nothing that comes in is changed, and what is not touched is shared. Every function returns the value that the
+Pure: nothing that comes in is changed, and untouched parts are shared. Every function returns the value that the
 session has afterwards. Where a guest's value was refused or altered, or replaced another, that is noted. Protected
 values are cut from the guest before anything else, so no rule ever sees one.
 
@@ -31,7 +31,7 @@ from service.merge.rules import (
 from service.strict_json import equal, in_range, is_number
 
 _WEAKENED: Final[dict[RuleName, RuleName]] = {"sum": "max", "append": "union"}
-"""The rules that would double what was merged before, and the ones that replace them."""
+"""The rules that would double values that were merged before, and the ones that replace them."""
 
 Kept = Literal["session", "guest", "bounded"]
 
@@ -96,7 +96,7 @@ class MergeState(msgspec.Struct):
         return moments if known is values else [moment(value, rule.by) for value in values]
 
     def report(self) -> None:
-        """Turn the notes into the report. Nothing is reported of what is not in its list."""
+        """Turn the notes into the report. Nothing is reported of an element that is not in its list."""
         for location, session, guest, kept, rule in self.conflict_notes:
             if (path := location.path) is not None:
                 self.conflicts.append(Conflict(path, _or_null(session), _or_null(guest), kept, rule, self.subject))
@@ -220,7 +220,7 @@ class RuleContext(msgspec.Struct, frozen=True):
         return self.take(value)
 
     def fill_empty(self, guest: Any) -> Any:
-        """`guest_if_empty`: the guest's value where the session's is empty but for what is protected."""
+        """`guest_if_empty`: the guest's value where the session's is empty but for protected members."""
         shield = self.location.shield
         own = without_protected(self.session, shield)
         if not self.is_vacant and not (type(own) in (str, list, dict) and not own):

@@ -54,7 +54,7 @@ class PathTree(msgspec.Struct, Generic[T], frozen=True):
 
 
 def value_at(tree: PathTree[T] | None) -> T | None:
-    """What is said about the place itself."""
+    """The value for the place itself."""
     return None if tree is None else tree.value
 
 

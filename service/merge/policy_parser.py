@@ -196,7 +196,7 @@ class _Parser:
         return tree
 
     def _branch(self, entries: list[tuple[int, Path, T]]) -> PathTree[T] | None:
-        """The tree for what is said below one place. `entries` are ranked; at each place the lowest rank decides.
+        """The tree for the PATHs below one place. `entries` are ranked; at each place the lowest rank decides.
 
         What `*` says is put under every name beside it too, so that merging asks one tree only.
         """

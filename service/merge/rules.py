@@ -1,4 +1,4 @@
-"""What the rules of a merge policy make of values: numbers, lists, and what is protected in a value.
+"""The rules of a merge policy on values: numbers, moments, lists, and the protected parts of a value.
 
 Pure: nothing that comes in is changed, and unchanged parts are shared. Knows no places and takes no notes: `fold` walks
 through payloads and applies these.
@@ -197,7 +197,7 @@ def limited(
 ) -> Sequence[int] | None:
     """Which elements of `merged` the limit leaves, in their order; None where nothing of the guest is among them.
 
-    What is the session's alone is never cut or sorted, and elements that hold a protected value (`shield` is the
+    A list that is the session's alone is never cut or sorted, and elements that hold a protected value (`shield` is the
     list's) stay. `moments` are those of `merged`, for `keep: newest`.
     """
     limit = len(merged) if rule.limit is None else rule.limit
@@ -238,7 +238,7 @@ def _protected_elements(values: list[Any], shield: Shield) -> set[int]:
     return {index for index, value in enumerate(values) if protected_part(value, shield) is not MISSING}
 
 
-# What is protected
+# Protected parts
 
 
 def protected_part(value: Any, shield: Shield) -> Any:

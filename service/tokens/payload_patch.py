@@ -62,7 +62,7 @@ class JsonPatch(msgspec.Struct, frozen=True):
 
         Raises:
             PatchConflict: a `test` failed.
-            InvalidPatch: an operation is malformed, does not apply, or makes of the payload what no payload may be.
+            InvalidPatch: an operation is malformed, does not apply, or makes the payload invalid.
         """
         if len(self.operations) > MAX_OPERATIONS:
             raise InvalidPatch(

@@ -89,7 +89,7 @@ async def issue(trial: Trial, number: int) -> None:
 
 
 async def live(base: Path, *, wrong: datetime, step: str) -> list[str]:
-    """A key's life, with all clocks at another year during one of its steps; what was found wrong."""
+    """A key's life, with all clocks at another year during one of its steps; returns the faults."""
     ahead_s = wrong.timestamp() - time.time()
     clocks: list[Clocks] = []
 

@@ -35,7 +35,7 @@ REPLICAS: Final = 3
 
 @dataclass
 class Tally:
-    """What was found."""
+    """The findings."""
 
     kills: dict[str, int] = field(default_factory=dict)
     mid_way: int = 0
@@ -176,7 +176,7 @@ def kill_first_starts(base: Path, tally: Tally, *, kills: int) -> None:
         after_said = Child(first_start(folder)).end()
         after = check(folder, said=said + after_said, kids=kids, tally=tally, what="start after a killed first start")
         if after is None or (before is not None and before != after):
-            tally.faults.append("the start after a killed first start did not go on with what was there")
+            tally.faults.append("the start after a killed first start did not go on with the files that were there")
         tally.count("first starts")
         shutil.rmtree(folder)
 
@@ -244,7 +244,7 @@ def main() -> int:
         kill_programs(base, tally, kills=programs)
     print(
         f"\n{sum(tally.kills.values())} kills in {time.monotonic() - started:.0f} s (seed {seed}): {tally.kills}\n"
-        f"{tally.mid_way} hit a process at work, {tally.leftovers} left a half-written file aside\n"
+        f"{tally.mid_way} hit a process at work, {tally.leftovers} left a half-written file behind\n"
         f"{tally.tokens} times a token was verified again\n"
         f"{len(tally.faults)} faults (keys lost, torn files, valid tokens refused, not one active key)"
     )

@@ -41,7 +41,7 @@ TOKENS_KEPT: Final = 3_000
 
 @dataclass
 class Report:
-    """What was seen."""
+    """The observations."""
 
     requests: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
@@ -90,7 +90,7 @@ class OfflineVerifier:
 
 
 class Trial:
-    """The fleet, its Redis and what is done to them."""
+    """The fleet, its Redis and the faults that hit them."""
 
     def __init__(
         self, base: Path, redis: Server, session: aiohttp.ClientSession, *, max_age_s: int, program: tuple[str, ...]
@@ -160,7 +160,7 @@ class Trial:
     async def without_load(self, do: Callable[[], None]) -> None:
         """Does what no request under way may see happen."""
         self.held = True
-        while self.under_way:  # noqa: ASYNC110 - every end of a request would have to tell
+        while self.under_way:  # noqa: ASYNC110 - every end of a request would have to signal it
             await asyncio.sleep(0.01)
         do()
         self.held = False
@@ -205,7 +205,7 @@ class Trial:
             self.report.find(f"forged token taken offline: {name}")
 
     async def must_take(self, token: str, *, issued_by: Replica) -> None:
-        """Whoever is up takes a token that was signed a moment ago, and so does every verifier offline."""
+        """Each process that is up takes a token that was signed a moment ago, and so does every verifier offline."""
         others = [replica for replica in self.replicas if replica.up and replica is not issued_by]
         if others:
             await self.must_verify(token, random.choice(others))
@@ -220,7 +220,7 @@ class Trial:
             kid = jwt.get_unverified_header(token)["kid"]
             self.report.find(f"valid token refused: {replica.name} {answer['reason']} {kid}")
 
-    # --- what is done to the keys and the processes ---
+    # --- faults of the keys and the processes ---
 
     async def published(self, replica: Replica) -> set[str]:
         async with self.session.get(f"{replica.base}/.well-known/jwks.json") as response:
@@ -285,7 +285,7 @@ class Trial:
         while time.monotonic() < ends and not self.over:  # noqa: ASYNC110 - ends early at the trial's end
             await asyncio.sleep(0.1)
 
-    # --- what is done to Redis ---
+    # --- faults of Redis ---
 
     async def trouble(self) -> None:
         faults: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
@@ -305,7 +305,7 @@ class Trial:
                 async with self.redis_calm:
                     await fault()
                     self.report.faults[name] += 1
-                    await self.mended()
+                    await self.repaired()
 
     async def redis_killed(self) -> None:
         self.redis.kill()
@@ -354,7 +354,7 @@ class Trial:
         with self.redis.client() as client:
             return do(client)
 
-    async def mended(self) -> None:
+    async def repaired(self) -> None:
         """Waits until Redis holds the ring that the keepers hold."""
         started = time.monotonic()
         while not self.over:

@@ -62,7 +62,7 @@ class Replica:
                 await asyncio.sleep(0.05)
 
     async def end(self) -> int | None:
-        """Takes it out of the gateway, asks it to end, and tells its exit code; None where it did not end in 30 s."""
+        """Takes it out of the gateway, asks it to end, and returns its exit code; None where it did not end in 30 s."""
         self.up = False
         await asyncio.sleep(DRAIN_S)
         assert self._process is not None

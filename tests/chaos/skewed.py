@@ -13,7 +13,7 @@ from service.config import Settings
 
 
 class SkewedClock:
-    """Unix time as a wrong clock tells it."""
+    """Unix time as a wrong clock shows it."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -56,7 +56,7 @@ def states(findings: list[Finding], check: str) -> list[str]:
 
 
 def faults(findings: list[Finding]) -> dict[str, str]:
-    """The message of each fault by what was looked at; the last one counts."""
+    """The message of each fault by its check; the last one counts."""
     return {finding.check: finding.message for finding in findings if finding.state == "fault"}
 
 

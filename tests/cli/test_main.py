@@ -117,9 +117,9 @@ def test_settings_that_are_none_of_ours_are_named_at_the_start_and_their_values_
 
 @pytest.mark.parametrize(
     ("host", "callers"),
-    [("127.0.0.1", "local callers only"), ("0.0.0.0", "whoever reaches this address may call")],  # noqa: S104
+    [("127.0.0.1", "local callers only"), ("0.0.0.0", "anyone who reaches this address may call")],  # noqa: S104
 )
-def test_who_may_call_without_a_key_is_told_at_the_start(
+def test_who_may_call_without_a_key_is_reported_at_the_start(
     host: str, callers: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = {"GUEST_HOST": host, "GUEST_ALLOW_NO_API_KEYS": "1", "GUEST_ISSUER": "https://guests.example"}

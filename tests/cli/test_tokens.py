@@ -43,13 +43,13 @@ def test_a_bad_token_is_exit_code_1_and_says_why(cli: Cli) -> None:
 def test_each_verdict_on_several_tokens_says_which_token_it_is_of(cli: Cli) -> None:
     token = cli("issue", "--subject", "me").stdout.strip()
 
-    told = cli("verify", "nonsense", token).stdout.splitlines()
+    lines = cli("verify", "nonsense", token).stdout.splitlines()
     as_json = [json.loads(line) for line in cli("verify", "--json", "nonsense", token).stdout.splitlines()]
     alone = json.loads(cli("verify", "--json", token).stdout)
     inspected = cli("inspect", token, token).stdout
 
-    assert told[0] == "token 0: bad   malformed"
-    assert told[1].startswith("token 1: good  me version 1")
+    assert lines[0] == "token 0: bad   malformed"
+    assert lines[1].startswith("token 1: good  me version 1")
     assert [(each["index"], each["active"]) for each in as_json] == [(0, False), (1, True)]
     assert alone["index"] == 0
     assert "token 0: not verified" in inspected
@@ -121,7 +121,7 @@ def test_no_command_on_tokens_moves_a_key_that_is_due(cli: Cli, tmp_path: Path) 
     ],
     ids=["no secret", "another secret"],
 )
-def test_a_keyring_that_cannot_be_opened_is_told_as_the_cause(
+def test_a_keyring_that_cannot_be_opened_is_reported_as_the_cause(
     cli: Cli, command: tuple[str, ...], secret: str, cause: str
 ) -> None:
     cli("keys", "init", GUEST_KEYS_SECRET=make_secret())
@@ -255,7 +255,7 @@ def test_a_merge_takes_as_many_tokens_as_the_api(cli: Cli) -> None:
     assert "/tokens: Expected `array` of length <= 32" in more.stderr
 
 
-def test_a_policy_and_a_file_of_its_name_are_told_apart(cli: Cli, tmp_path: Path) -> None:
+def test_a_policy_and_a_file_of_its_name_are_distinguished(cli: Cli, tmp_path: Path) -> None:
     token = cli("issue", "--payload", '{"lang": "de"}').stdout.strip()
     (tmp_path / "session.json").write_text('{"lang": "en"}')
     (tmp_path / "guest_replaces").write_text("\ufeff" + '{"default": "session"}')
@@ -284,7 +284,7 @@ def test_a_strict_merge_fails_on_a_bad_token(cli: Cli) -> None:
     assert ended.stderr == "error: token 0: The guest token is not valid: malformed.\n"
 
 
-def test_a_faulty_policy_or_session_is_told_with_its_place(cli: Cli, tmp_path: Path) -> None:
+def test_a_faulty_policy_or_session_is_reported_with_its_place(cli: Cli, tmp_path: Path) -> None:
     token = cli("issue").stdout.strip()
     (tmp_path / "policy.json").write_text('{"default": "nope"}')
     (tmp_path / "session.json").write_text('{"merged_guests": 7}')
@@ -378,7 +378,7 @@ def answering(reply: bytes) -> Iterator[str]:
     ids=lambda reply: reply[:13].decode() + "…" + reply[-24:].decode(),
 )
 @pytest.mark.parametrize("command", [("issue",), ("verify", "token"), ("merge", "token"), ("inspect", f"{TOKEN}")])
-def test_whatever_else_answers_is_told_in_a_line(cli: Cli, command: tuple[str, ...], reply: bytes) -> None:
+def test_whatever_else_answers_is_reported_in_a_line(cli: Cli, command: tuple[str, ...], reply: bytes) -> None:
     with answering(reply) as url:
         ended = cli(command[0], "--url", url, *command[1:])
 
@@ -425,7 +425,7 @@ def test_what_comes_from_elsewhere_cannot_steer_the_terminal(cli: Cli) -> None:
     assert ended.stderr == "error: \ufffd[2Jgone\n"
 
 
-def test_an_api_key_that_no_header_can_carry_is_told_without_the_key(cli: Cli) -> None:
+def test_an_api_key_that_no_header_can_carry_is_reported_without_the_key(cli: Cli) -> None:
     ended = cli("issue", "--url", "http://127.0.0.1:1", GUEST_API_KEYS="before\nand after it all")
 
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -48,7 +48,7 @@ def test_a_change_is_refused_as_unavailable(down: tuple[Stage, str]) -> None:
         refused = app.try_to_post("/replace", {"cart": []}, headers)
         assert (refused.status, refused.json()["code"]) == (503, "unavailable")
         assert guest_cookies(refused) == []
-        assert time.monotonic() - begun < 2  # nobody waits for what is known to be unavailable
+        assert time.monotonic() - begun < 2  # nobody waits for a service that is known to be unavailable
 
 
 def test_a_login_goes_through_at_once_and_leaves_the_guest(down: tuple[Stage, str]) -> None:

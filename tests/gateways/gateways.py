@@ -46,7 +46,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Running:
-    """A gateway that serves, and what its recipe tells to do after a rotation."""
+    """A gateway that serves, and what its recipe says to do after a rotation."""
 
     port: int
     take_new_keys: Callable[[], None] = _nothing
@@ -169,7 +169,7 @@ def caddy(site: Site) -> Iterator[Running]:
 
 
 def install_haproxy_keys(site: Site) -> None:
-    """What the example tells to run after each rotation, before the reload."""
+    """What the example says to run after each rotation, before the reload."""
     keys = site.service.command("keys", "export", "--public", "--pem")
     script = EXAMPLES / "haproxy/install-keys.sh"
     subprocess.run([script, site.folder / "keys-pem"], input=keys, text=True, check=True)  # noqa: S603

@@ -1,4 +1,4 @@
-"""What the gateways that ask /v1/auth tell it of a visitor's request."""
+"""What the gateways that ask /v1/auth pass on to it of a visitor's request."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.gateways.gateways import ASKING, Site
 from tests.gateways.guest_service import COOKIE, GuestService
 from tests.gateways.processes import send
 
-TOLD = {
+QUESTION = {
     "cookie": f"{COOKIE}=token",
     "authorization": "Bearer token",
     "sec-fetch-mode": "navigate",
@@ -29,15 +29,15 @@ def asked(service: Echo, mode: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ASKING)
-def test_the_service_is_told_all_that_it_judges_by(name: str, tmp_path: Path) -> None:
+def test_the_service_gets_all_that_it_judges_by(name: str, tmp_path: Path) -> None:
     with (
         echo() as service,
         echo() as app,
         ASKING[name](Site(GuestService(service.port, {}), app.port, tmp_path)) as running,
     ):
         service.seen.clear()
-        send(running.port, "/", headers=list(TOLD.items()))
-        told = asked(service, "ensure")
-        assert {header: told.get(header) for header in TOLD} == TOLD
-        send(running.port, "/account", headers=list(TOLD.items()))
-        assert asked(service, "verify")["cookie"] == TOLD["cookie"]
+        send(running.port, "/", headers=list(QUESTION.items()))
+        received = asked(service, "ensure")
+        assert {header: received.get(header) for header in QUESTION} == QUESTION
+        send(running.port, "/account", headers=list(QUESTION.items()))
+        assert asked(service, "verify")["cookie"] == QUESTION["cookie"]

@@ -49,11 +49,11 @@ def test_a_page_load_with_all_it_loads_gives_one_guest_that_stays(name: str, bro
         identities = [dict(request["headers"]) for request in app.seen]
         new = [
             request["path"]
-            for request, told in zip(app.seen, identities, strict=True)
-            if told.get("x-guest-new") == "1"
+            for request, identity in zip(app.seen, identities, strict=True)
+            if identity.get("x-guest-new") == "1"
         ]
         assert new == ["/page"]
-        assert len({told["x-guest-id"] for told in identities if told.get("x-guest-id")}) == 1
+        assert len({identity["x-guest-id"] for identity in identities if identity.get("x-guest-id")}) == 1
         [cookie] = [each for each in context.cookies() if each["name"] == COOKIE]
         assert (cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (True, True, "Lax")
         assert page.evaluate("document.cookie") == "theme=dark"

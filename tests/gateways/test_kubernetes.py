@@ -7,7 +7,7 @@ import yaml
 
 from tests.gateways import gateway_api
 from tests.gateways.gateways import EXAMPLES
-from tests.gateways.test_asking import TOLD
+from tests.gateways.test_asking import QUESTION
 
 
 def documents(name: str, *, preflights_pass: bool = False) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def test_istio_lets_preflights_through_and_denies_all_else(name: str) -> None:
 
 def test_the_gateway_tells_the_service_all_that_it_judges_by() -> None:
     external = named("SecurityPolicy", "guest-ensure")["extAuth"]
-    assert set(external["headersToExtAuth"]) == {*TOLD, "x-forwarded-for"}
+    assert set(external["headersToExtAuth"]) == {*QUESTION, "x-forwarded-for"}
     assert external["http"]["path"] == "/v1/auth?mode=ensure&for="
 
 

@@ -1,4 +1,4 @@
-"""The rate limit for one client address, told by the real gateways in X-Forwarded-For."""
+"""The rate limit for one client address, which the real gateways send in X-Forwarded-For."""
 
 from pathlib import Path
 

@@ -63,12 +63,12 @@ def test_a_missing_keys_file_is_reported_once(
     for _ in range(3):
         clock.now_s += 2
         access.check(presenting(OLD))
-    told = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
     file.write_text(NEW)
     clock.now_s += 2
 
     access.check(presenting(NEW))
-    assert [message.partition(":")[0] for message in told] == [
+    assert [message.partition(":")[0] for message in errors] == [
         "the file of API keys cannot be used, the keys stay as they were"
     ]
 

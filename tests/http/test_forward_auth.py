@@ -58,7 +58,7 @@ async def test_without_a_good_token_every_mode_but_ensure_refuses(api: Api, mode
     "headers",
     [{}, {"Cookie": "guest="}, {"Cookie": "theme=dark"}, {"Authorization": "Bearer "}, {"Authorization": "Basic x"}],
 )
-async def test_who_sent_no_token_is_told_of_no_error_in_it(api: Api, headers: dict[str, str]) -> None:
+async def test_who_sent_no_token_gets_no_error_about_it(api: Api, headers: dict[str, str]) -> None:
     answer = await api.get("/v1/auth", headers=headers)
 
     assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="guest"')

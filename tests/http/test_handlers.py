@@ -224,7 +224,7 @@ async def test_a_token_beyond_the_limit_is_refused_and_nothing_cut(make_api: Mak
     assert answer.json["bytes"] > 512
 
 
-async def test_unknown_paths_and_wrong_methods_are_told_apart(api: Api) -> None:
+async def test_unknown_paths_and_wrong_methods_are_distinguished(api: Api) -> None:
     unknown = await api.get("/v1/nothing")
     wrong = await api.get("/v1/issue")
 
@@ -355,7 +355,7 @@ async def test_refreshing_a_bad_token_says_why(api: Api, clock: HandClock) -> No
     assert (answer.status, answer.json["code"], answer.json["reason"]) == (422, "invalid_token", "expired")
 
 
-async def test_a_good_token_is_told_with_all_that_it_carries(api: Api, clock: HandClock) -> None:
+async def test_a_good_token_is_reported_with_all_that_it_carries(api: Api, clock: HandClock) -> None:
     token = await api.issue(payload={"a": 1}, claims={"b": 2})
     clock.now_s += 10
 
@@ -378,7 +378,7 @@ async def test_a_token_is_due_once_it_is_older_than_the_renewal_age(api: Api, cl
     assert (at_the_age["refresh_due"], beyond["refresh_due"]) == (False, True)
 
 
-async def test_bad_tokens_are_told_with_their_reason(make_api: MakeApi, clock: HandClock) -> None:
+async def test_bad_tokens_are_reported_with_their_reason(make_api: MakeApi, clock: HandClock) -> None:
     api = await make_api(GUEST_AUDIENCE="site")
     elsewhere = await make_api(GUEST_AUDIENCE="site", GUEST_ISSUER="https://elsewhere.example")
     good = (await api.issue(ttl=1))["token"]
@@ -661,7 +661,7 @@ async def test_discovery_says_how_to_authenticate(make_api: MakeApi, keys: dict[
 
 
 async def counted(api: Api) -> dict[str, float]:
-    """What was done with tokens so far, and why others were refused."""
+    """How many tokens were issued, verified and so on so far, and why others were refused."""
     text = (await api.get("/metrics")).body.decode()
     found = re.findall(r'^guest_sessions_tokens\w*_total\{\w+="(\w+)"\} (\S+)$', text, re.MULTILINE)
     return {name: float(number) for name, number in found}
@@ -703,13 +703,13 @@ async def test_each_thing_done_with_a_token_is_counted_once(api: Api) -> None:
 
 async def test_a_follower_without_redis_is_not_ready_as_described(make_api: MakeApi) -> None:
     [media] = API["paths"]["/readyz"]["get"]["responses"]["503"]["content"].values()
-    told = media["examples"]["follower"]["value"]
+    described = media["examples"]["follower"]["value"]
     nowhere = {"GUEST_REDIS_URL": "unix:///nonexistent/redis.sock", "GUEST_KEYS_SECRET": "A" * 43}
 
     ready = await (await make_api(GUEST_KEYS_DIR="none", **nowhere)).get("/readyz")
 
     assert ready.status == 503
-    assert {name: ready.json[name] for name in told} == told
+    assert {name: ready.json[name] for name in described} == described
 
 
 async def test_the_description_and_its_page_are_served(api: Api) -> None:
@@ -759,7 +759,7 @@ async def test_configured_keys_are_demanded_and_compared(make_api: MakeApi) -> N
     }
 
 
-async def test_a_refused_caller_is_told_how_to_authenticate(make_api: MakeApi) -> None:
+async def test_a_refused_caller_learns_how_to_authenticate(make_api: MakeApi) -> None:
     api = await make_api(GUEST_API_KEYS=KEY)
 
     answer = await api.post("/v1/verify", {"token": "x"})

@@ -10,12 +10,12 @@ from tests.api import Api
 from tests.conftest import MakeApi
 
 
-async def measured(*told_s: float) -> LoopLag:
-    """The lag after as many rounds as the clock has pairs of times to tell."""
-    times = chain(told_s, repeat(told_s[-1]))
+async def measured(*times_s: float) -> LoopLag:
+    """The lag after as many rounds as the clock has pairs of times to show."""
+    times = chain(times_s, repeat(times_s[-1]))
     lag = LoopLag(steady_clock=lambda: next(times), check_every_s=0)
     watching = asyncio.create_task(lag.run())
-    for _ in range(len(told_s) // 2 + 1):
+    for _ in range(len(times_s) // 2 + 1):
         await asyncio.sleep(0)
     watching.cancel()
     with suppress(asyncio.CancelledError):
@@ -49,7 +49,7 @@ async def test_the_longest_lag_of_the_last_minute_is_reported(times_s: tuple[flo
     assert lag.longest_s == 0.5
 
 
-async def test_a_stall_of_a_second_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_stall_of_a_second_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     await measured(10.0, 10.999)
@@ -62,7 +62,7 @@ async def test_a_stall_of_a_second_is_told(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-async def test_the_metrics_tell_the_lag(api: Api) -> None:
+async def test_the_metrics_show_the_lag(api: Api) -> None:
     metrics = (await api.get("/metrics")).body.decode()
 
     assert "\nguest_sessions_event_loop_lag_seconds " in metrics

@@ -159,7 +159,7 @@ def test_the_example_access_token_verifies_under_the_example_keys() -> None:
 def test_the_example_of_a_merge_is_what_the_merge_gives() -> None:
     operation = API["paths"]["/v1/merge"]["post"]
     asked = operation["requestBody"]["content"]["application/json"]["examples"]["cart"]["value"]
-    told = example_at("/v1/merge", "200", "cart")
+    described = example_at("/v1/merge", "200", "cart")
     candidates = [
         Candidate(index, claims.parse(jwt.decode(token, options={"verify_signature": False})))
         for index, token in enumerate(asked["tokens"])
@@ -169,7 +169,7 @@ def test_the_example_of_a_merge_is_what_the_merge_gives() -> None:
     merged = merge_guests(asked["session"], candidates, compile_policy(asked["policy"]))
 
     answer = {name: getattr(merged, name) for name in ("payload", "merged", "guests", "skipped", "conflicts")}
-    assert msgspec.json.decode(msgspec.json.encode(answer)) == {name: told[name] for name in answer}
+    assert msgspec.json.decode(msgspec.json.encode(answer)) == {name: described[name] for name in answer}
 
 
 def test_every_problem_of_a_request_is_described_with_its_code() -> None:
@@ -308,7 +308,7 @@ def test_responses_may_get_further_members_and_requests_may_not() -> None:
     requests = objects_below(operation.get("requestBody") for _, _, operation in operations())
 
     assert [name for name, schema in responses.items() if schema.get("additionalProperties") is not True] == []
-    # RFC 6749, section 3.2, and RFC 6902, section 4: what is unknown is ignored.
+    # RFC 6749, section 3.2, and RFC 6902, section 4: unknown parameters and members are ignored.
     assert {name for name, schema in requests.items() if schema.get("additionalProperties") is not False} == {
         "IntrospectionRequest",
         "JsonPatchOperation",

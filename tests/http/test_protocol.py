@@ -1,4 +1,4 @@
-"""Connections in one process: what is held for them, how they end, and who is answered when the service ends."""
+"""Connections in one process: their memory, their end, and the requests that are completed when the service ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -162,7 +162,7 @@ async def test_a_client_that_takes_no_answer_is_let_go(tmp_path: Path) -> None:
         assert server is not None
 
         async with asyncio.timeout(20):
-            while server.connections:  # noqa: ASYNC110 - aiohttp tells no event
+            while server.connections:  # noqa: ASYNC110 - aiohttp has no event for it
                 await asyncio.sleep(0.01)
 
 
@@ -182,5 +182,5 @@ async def under_way(runner: web.AppRunner) -> None:
     server = runner.server
     assert server is not None
     async with asyncio.timeout(5):
-        while not server.requests_count:  # noqa: ASYNC110 - aiohttp tells no event
+        while not server.requests_count:  # noqa: ASYNC110 - aiohttp has no event for it
             await asyncio.sleep(0.01)

@@ -98,7 +98,7 @@ def test_the_member_that_came_twice_is_named_whatever_it_is() -> None:
         (b'{"audience": ["a", 1]}', "/audience/1"),
     ],
 )
-def test_a_fault_is_told_at_its_place(raw: bytes, path: str) -> None:
+def test_a_fault_is_reported_at_its_place(raw: bytes, path: str) -> None:
     code, facts = outcome(raw)
 
     assert code == "invalid_request"

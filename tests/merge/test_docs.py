@@ -41,11 +41,11 @@ def test_a_recipe_gives_what_the_page_says(example: dict[str, Any]) -> None:
     payload = {name: value for name, value in result.payload.items() if name != "merged_guests"}
     assert equal(payload, example["result"]), payload
     if "conflicts" in example:
-        told = [
+        conflicts = [
             {"path": each.path, "session": each.session, "guest": each.guest, "kept": each.kept, "rule": each.rule}
             for each in result.conflicts
         ]
-        assert equal(told, example["conflicts"]), told
+        assert equal(conflicts, example["conflicts"]), conflicts
 
 
 @pytest.mark.parametrize("example", RACES, ids=lambda example: json.dumps(example["policy"])[:60])

@@ -151,7 +151,7 @@ def payloads_like(draw: st.DrawFn, session: dict[str, JSON]) -> dict[str, JSON]:
 
 @st.composite
 def logins(draw: st.DrawFn, sessions: st.SearchStrategy[dict[str, JSON]] = objects) -> Login:
-    """Tokens differ in at least one of what tells them apart."""
+    """Tokens differ in at least one of the claims that distinguish them."""
     session = draw(sessions)
     lineage = st.tuples(st.integers(1, 2), st.sampled_from("xy"))
     tokens = st.tuples(lineage, st.integers(1, 2), st.integers(1, 2), st.sampled_from("st"))
@@ -247,17 +247,17 @@ def test_guests_that_come_together_are_as_if_they_came_one_after_another(come: L
     for each in sorted(counted, key=lambda claims: (claims.first_issued_at_s, claims.subject)):
         results.append(merge(results[-1].payload, [each], policy))
 
-    # Receipts are written at the end: those of the guests before are not yet in what is told of the payload as a whole.
+    # Receipts are written at the end: those of the guests before are not yet in the report on the payload as a whole.
     conflicts = [
-        (told.path, told.guest, told.kept, told.rule)
+        (note.path, note.guest, note.kept, note.rule)
         for each in results
-        for told in each.conflicts
-        if told.path or not equal(without_receipts(told.session), told.guest)
+        for note in each.conflicts
+        if note.path or not equal(without_receipts(note.session), note.guest)
     ]
-    changes = [(told.path, told.rule) for each in results for told in each.changes]
+    changes = [(note.path, note.rule) for each in results for note in each.changes]
     assert equal(together.payload, results[-1].payload)
-    assert repr([(told.path, told.guest, told.kept, told.rule) for told in together.conflicts]) == repr(conflicts)
-    assert [(told.path, told.rule) for told in together.changes] == changes
+    assert repr([(note.path, note.guest, note.kept, note.rule) for note in together.conflicts]) == repr(conflicts)
+    assert [(note.path, note.rule) for note in together.changes] == changes
 
 
 @law
@@ -295,13 +295,13 @@ def placed(payload: JSON, path: tuple[str, ...], value: JSON) -> JSON:
     login({"a": [{"b": 1, "c": 1}, 2]}, {"a": [{"b": 1, "c": 1}]}),
     {"default": {"rule": "by_key", "key": "b", "limit": 1, "fields": {"/c": "sum"}}},
 )
-def test_the_report_tells_of_all_that_changed(come: Login, policy: dict[str, JSON]) -> None:
+def test_the_report_lists_all_that_changed(come: Login, policy: dict[str, JSON]) -> None:
     result = merge(*come, policy)
 
-    told: JSON = come.session
+    replayed: JSON = come.session
     for each in result.changes:
-        told = placed(told, parse_pointer(each.path), each.after)
-    assert equal(without_receipts(told), without_receipts(result.payload))
+        replayed = placed(replayed, parse_pointer(each.path), each.after)
+    assert equal(without_receipts(replayed), without_receipts(result.payload))
 
 
 def depth(value: JSON) -> int:
@@ -382,7 +382,7 @@ def test_no_protected_path_is_ever_written_or_lost(come: Login, policy: dict[str
         assert sorted(found(payload, path)) == sorted(found(come.session, path))
 
 
-# Lines of a known shape, so that a law can tell which rule is in force where: `b` is a number, `c` holds lines again.
+# Lines of a known shape, so that a law knows which rule is in force where: `b` is a number, `c` holds lines again.
 
 
 def lines(inner: st.SearchStrategy[JSON]) -> st.SearchStrategy[JSON]:
@@ -545,7 +545,7 @@ def test_a_guest_that_comes_again_under_a_higher_version_is_never_doubled(come: 
     assert equal(without_receipts(later.payload), without_receipts(first.payload))
 
 
-# What is merged in pieces: `n` is a whole number, `l` and `u` are lists, `o` an object of the same, `c` lines by `k`.
+# Payloads to merge in pieces: `n` is a number, `l` and `u` are lists, `o` an object of the same, `c` lines by `k`.
 
 whole_numbers = st.integers(-1000, 1000)
 

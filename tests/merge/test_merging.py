@@ -250,7 +250,7 @@ def test_of_two_receipts_for_one_guest_the_higher_version_holds() -> None:
     assert result.skipped == (Skipped(0, "already_merged", "G-1"),)
 
 
-def test_where_all_were_merged_before_the_last_of_them_is_told_for_what_comes_next() -> None:
+def test_where_all_were_merged_before_the_last_of_them_is_reported_for_what_comes_next() -> None:
     older, newer = guest({"n": 1}, subject="a", started=1), guest({"n": 2}, subject="b", started=2)
     first = merge({}, newer, older)
 
@@ -824,7 +824,7 @@ def test_bounds_hold_in_elements_that_a_guest_brought() -> None:
     assert conflicts(result) == [("/x/1/qty", 9, 2, "bounded", "sum"), ("/x/2/qty", None, 11, "bounded", "sum")]
 
 
-# What is protected
+# Protected parts
 
 
 def test_a_rule_for_a_protected_path_has_no_say() -> None:
@@ -1026,7 +1026,7 @@ def test_a_conflict_names_the_guest_and_the_escaped_path() -> None:
     ]
 
 
-def test_changes_tell_what_came_from_whom_by_which_rule() -> None:
+def test_changes_show_what_came_from_whom_by_which_rule() -> None:
     start = {"n": 1, "same": 1, "cart": [{"sku": "a", "qty": 1}]}
     payload = {"n": 2, "same": 1, "cart": [{"sku": "a", "qty": 2}, {"sku": "b", "qty": 1}], "new": {"x": 1, "y": {}}}
 
@@ -1053,7 +1053,7 @@ def reported(result: MergeResult) -> tuple[list[tuple[str, str]], list[str]]:
 @pytest.mark.parametrize(
     "added", [[{"id": 1, "q": 500}], [{"id": 1, "q": 1}, {"id": 1, "q": 2}], [{"id": 1, "q": 98}, {"id": 1, "q": 9}]]
 )
-def test_nothing_is_told_of_an_element_that_the_limit_cut(added: JSON) -> None:
+def test_nothing_is_reported_of_an_element_that_the_limit_cut(added: JSON) -> None:
     result = merge({"c": [{"id": 0, "q": 1}]}, guest({"c": added}), policy=by_id(limit=1))
 
     assert reported(result) == ([("/c", "bounded")], [])
@@ -1075,7 +1075,7 @@ def test_a_list_none_of_whose_elements_is_handed_over_is_none(session: dict[str,
     assert {name: value for name, value in result.payload.items() if name != "merged_guests"} == session
 
 
-def test_of_several_values_that_replace_one_another_the_last_is_told() -> None:
+def test_of_several_values_that_replace_one_another_the_last_is_reported() -> None:
     result = merge(
         {"c": [{"id": 1, "n": 0}]},
         guest({"c": [{"id": 1, "n": 1}, {"id": 1, "n": 2}]}),
@@ -1085,7 +1085,7 @@ def test_of_several_values_that_replace_one_another_the_last_is_told() -> None:
     assert conflicts(result) == [("/c/0/n", 0, 2, "guest", "guest")]
 
 
-def test_each_of_several_values_of_a_kind_that_the_session_s_is_not_is_told() -> None:
+def test_each_of_several_values_of_a_kind_that_the_session_s_is_not_is_reported() -> None:
     result = merge(
         {"c": [{"id": 1, "l": 5}]},
         guest({"c": [{"id": 1, "l": [1]}, {"id": 1, "l": [2]}]}),
@@ -1110,7 +1110,7 @@ def test_an_object_with_nothing_but_what_is_protected_is_empty_and_an_empty_one_
     assert conflicts(result) == [("/o", {"vip": True}, {}, "session", "protect")]
 
 
-def test_nothing_is_told_of_an_element_of_the_sessions_that_had_to_go() -> None:
+def test_nothing_is_reported_of_an_element_of_the_sessions_that_had_to_go() -> None:
     start, added = [{"id": 0, "q": 98}], [{"id": 0, "q": 5}, {"id": 1, "q": 2}]
 
     result = merge({"c": start}, guest({"c": added}), policy=by_id(limit=1, keep="last"))
@@ -1144,7 +1144,7 @@ def test_an_index_within_an_index_is_that_of_the_list_in_the_end() -> None:
     assert reported(result)[0] == [("/c/0/l/0/q~1", "bounded")]
 
 
-def test_an_element_that_is_not_handed_over_is_told_of_where_it_would_have_come() -> None:
+def test_an_element_that_is_not_handed_over_is_reported_of_where_it_would_have_come() -> None:
     result = merge({"c": ["x", "y"]}, guest({"c": ["x", {"id": 1}]}), policy=by_id(keep="last", fields={"": "sum"}))
 
     assert result.payload["c"] == ["y", "x"]

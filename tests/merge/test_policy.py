@@ -35,7 +35,7 @@ def file_faults(text: bytes, kind: Any) -> list[Fault]:
     return list(refused.value.errors)
 
 
-# What is refused
+# Refused documents
 
 
 @pytest.mark.parametrize(
@@ -193,11 +193,11 @@ def test_a_policy_has_no_bound_on_its_paths_and_names_but_the_places_that_they_m
     ]
 
 
-def test_a_hundred_faults_are_told_and_no_more() -> None:
+def test_a_hundred_faults_are_reported_and_no_more() -> None:
     assert len(faults({"protect": ["no PATH"] * 500})) == 100
 
 
-def test_a_hundred_faults_are_told_of_a_file_and_no_more() -> None:
+def test_a_hundred_faults_are_reported_of_a_file_and_no_more() -> None:
     assert len(file_faults(json.dumps({f"{number}": 5 for number in range(101)}).encode(), "json")) == 100
 
 
@@ -376,7 +376,7 @@ def test_what_toml_has_and_json_lacks_is_no_bound(value: str) -> None:
     assert [fault.path for fault in file_faults(text, "toml")] == ["/a/rules/~1n/ceiling"]
 
 
-# What is shipped
+# Shipped policies
 
 CART = {"cart": [{"sku": "a", "quantity": 2}, {"sku": "b", "quantity": 98}]}
 GUEST_CART = {"cart": [{"sku": "b", "quantity": 3}, {"sku": "c", "quantity": 1}, {"sku": "a", "quantity": 1}]}

@@ -111,7 +111,7 @@ class Forge:
         return {name: value for name, value in {**good, **changed}.items() if value is not ...}
 
     def header(self, key: SigningKey | None = None, **changed: Any) -> dict[str, Any]:
-        """The header of the key's tokens but for what is changed; further members follow."""
+        """The header of the key's tokens but for the changed members; further members follow."""
         key = key or self.active
         good = {"alg": key.algorithm, "kid": key.kid, "typ": "guest+jwt"}
         return {name: value for name, value in {**good, **changed}.items() if value is not ...}

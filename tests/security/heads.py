@@ -63,5 +63,5 @@ MALFORMED = {
     "chunked twice": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
     "a space before the coding's colon": post(b"Transfer-Encoding : chunked", body=b"0\r\n\r\n"),
     "a chunk size that is none": post(b"Transfer-Encoding: chunked", body=b"zz\r\n{}\r\n0\r\n\r\n"),
-    "a chunk longer than told": post(b"Transfer-Encoding: chunked", body=b"2\r\n{}XX\r\n0\r\n\r\n"),
+    "a chunk longer than declared": post(b"Transfer-Encoding: chunked", body=b"2\r\n{}XX\r\n0\r\n\r\n"),
 }

@@ -109,7 +109,7 @@ class Caller(threading.Thread):
             self.answered += 1
 
 
-def test_told_to_end_under_load_it_breaks_no_answer_and_exits_0(tmp_path: Path) -> None:
+def test_asked_to_end_under_load_it_breaks_no_answer_and_exits_0(tmp_path: Path) -> None:
     with running(tmp_path) as service:
         callers = [Caller(port_of(service)) for _ in range(8)]
         for caller in callers:

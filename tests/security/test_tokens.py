@@ -142,6 +142,6 @@ def _replaced(encoded: str, old: str, new: str) -> str:
 
 
 def test_the_other_half_of_a_signature_verifies_but_makes_no_other_token() -> None:
-    # ECDSA is malleable: (r, n - s) holds wherever (r, s) does. It says the same claims, and nothing here tells tokens
-    # apart by their bytes: a guest is its `sub` and `orig_iat`, a token its `jti`.
+    # ECDSA is malleable: (r, n - s) holds wherever (r, s) does. It says the same claims, and nothing here identifies a
+    # token by its bytes: a guest is its `sub` and `orig_iat`, a token its `jti`.
     assert refusal(malleable(forge())) is None

@@ -63,7 +63,7 @@ class Visitor:
         return str(self.page.locator("#story").inner_text())
 
     @property
-    def told(self) -> str:
+    def notice(self) -> str:
         """The line about what the last form did."""
         return " ".join(self.page.locator(".said").inner_text().split())
 

@@ -124,7 +124,7 @@ def test_what_was_added_is_said_once_and_beside_the_piece(visitors: Two) -> None
     card = visitor.page.locator("#tea-pot")
     expect(card.get_by_role("status")).to_be_in_viewport()
     expect(card.get_by_role("button", name="Add to cart: Tea pot")).to_be_in_viewport()
-    assert visitor.told == "Tea pot added · 3 in your cart"
+    assert visitor.notice == "Tea pot added · 3 in your cart"
     assert visitor.page.title().startswith("Tea pot added")
     visitor.page.reload()
     assert visitor.page.get_by_role("status").count() == 0
@@ -133,7 +133,7 @@ def test_what_was_added_is_said_once_and_beside_the_piece(visitors: Two) -> None
 def test_the_eleventh_of_a_piece_is_refused_with_a_word(visitors: Two) -> None:
     visitor, _ = visitors
     visitor.adds("Morning cup", times=11)
-    assert visitor.told == "10 is the most in one order"
+    assert visitor.notice == "10 is the most in one order"
     assert visitor.cart == {"morning-cup": 10}
     expect(visitor.page.get_by_role("button", name="One Morning cup more")).to_be_disabled()
 
@@ -153,7 +153,7 @@ def test_an_order_is_confirmed_and_says_that_it_is_none(visitors: Two) -> None:
     visitor.adds("Tea pot")
     visitor.logs_in("Grace")
     visitor.page.get_by_role("button", name="Check out").click()
-    assert "nothing was charged" in visitor.told
+    assert "nothing was charged" in visitor.notice
     assert visitor.cart == {}
 
 
@@ -221,11 +221,11 @@ def test_no_page_gives_the_browser_a_reason_to_complain(visitors: Two) -> None:
                 icon.src = document.querySelector("link[rel=icon]").href
             })"""
         )
-    # The browser itself notes the two pages whose status tells of an error, and nothing else.
+    # The browser itself notes the two pages whose status is an error, and nothing else.
     assert [each.rsplit("/", 1)[-1] for each in complaints] == ["login", "no-such-page"], complaints
 
 
-def test_what_is_not_there_is_told_by_a_page_of_the_shop(visitors: Two) -> None:
+def test_what_is_not_there_is_reported_by_a_page_of_the_shop(visitors: Two) -> None:
     visitor, _ = visitors
     visitor.adds("Tea pot")
     answer = visitor.opens("/no-such-page")
@@ -240,7 +240,7 @@ def test_what_is_not_there_is_told_by_a_page_of_the_shop(visitors: Two) -> None:
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
 
-def test_a_wrong_password_is_told_with_what_helps(visitors: Two) -> None:
+def test_a_wrong_password_is_reported_with_what_helps(visitors: Two) -> None:
     visitor, _ = visitors
     visitor.opens("/login")
     with visitor.page.expect_response(f"{visitor.shop}/login") as answered:
@@ -284,9 +284,9 @@ def test_in_an_outage_nothing_is_lost_and_the_shop_says_so(customer_of_the_stand
 
     visitor.adds("Tea pot")
     expect(visitor.page.locator("#tea-pot").get_by_role("alert")).to_be_in_viewport()
-    assert visitor.told == "Not saved. Your picks are safe; please try again in a minute."
+    assert visitor.notice == "Not saved. Your picks are safe; please try again in a minute."
     visitor.remembers("Tall vase")
-    assert visitor.told.startswith("Not saved.")
+    assert visitor.notice.startswith("Not saved.")
     assert visitor.cart == {"tea-pot": 2}
     visitor.logs_in("Ada")
     assert "(2 pieces) are safe in this browser and join you as soon as that works" in visitor.story
@@ -310,7 +310,7 @@ def test_picks_that_cannot_be_read_are_not_written_over(customer_of_the_stand: V
     visitor.opens()
     assert "cannot be read just now" in visitor.page.locator("#unread").inner_text()
     visitor.adds("Side plate")
-    assert visitor.told.startswith("Not saved.")
+    assert visitor.notice.startswith("Not saved.")
     visitor.logs_in("Ada")
     assert "your picks are safe in this browser and join you as soon as that works" in visitor.story
     assert visitor.guest_token == token

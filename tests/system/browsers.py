@@ -174,7 +174,7 @@ def replicas(number: int, **variables: str) -> Iterator[list[str]]:
 
 
 def main() -> None:
-    """Runs the seeds against services, and prints what was done and lost."""
+    """Runs the seeds against services, and prints how much was done and lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")

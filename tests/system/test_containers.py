@@ -1,4 +1,4 @@
-"""What a container engine would be told. The files are read as they are; no engine is needed."""
+"""The container engine's files, read as they are; no engine is needed."""
 
 import json
 import re
@@ -169,7 +169,7 @@ def test_replicas_take_a_range_of_ports_on_the_loopback_address() -> None:
     assert int(last) > int(first)
 
 
-def test_each_secret_that_is_missing_is_told_with_what_to_do() -> None:
+def test_each_secret_that_is_missing_is_reported_with_what_to_do() -> None:
     demanded = demanded_variables()
 
     assert set(demanded) == {"GUEST_ISSUER", "GUEST_API_KEYS", "GUEST_KEYS_SECRET"}

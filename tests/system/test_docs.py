@@ -1,4 +1,4 @@
-"""The documentation speaks of what is there: modules, settings and metrics, each by its name."""
+"""The documentation names all modules, settings and metrics."""
 
 import itertools
 import re
@@ -54,14 +54,14 @@ async def test_the_operator_finds_every_metric_and_no_other(api: Api) -> None:
     text = (await api.get("/metrics")).body.decode()
     served = {name for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE) if not name.endswith("_created")}
     table = OPERATIONS.partition("## Metrics")[2].partition("##")[0]
-    told = {name for name in names_in(table, 1) if name.startswith("guest_")}
+    documented = {name for name in names_in(table, 1) if name.startswith("guest_")}
     by_state = {f"guest_sessions_keys{name}" for name in names_in(table, 1) if name.startswith("_")}
 
-    assert told | by_state == served
+    assert documented | by_state == served
 
 
 @pytest.mark.parametrize("line", SHELL_LINES)
-def test_every_command_that_is_told_is_there_with_its_options(line: str) -> None:
+def test_every_command_that_is_named_is_there_with_its_options(line: str) -> None:
     words = line.partition("#")[0].split()[1:]
     command = [*itertools.takewhile(lambda word: re.fullmatch("[a-z]+", word), words)]
     options = [word for word in words if word.startswith("--")]

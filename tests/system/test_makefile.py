@@ -34,7 +34,7 @@ def make(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
 
 
-def test_a_machine_without_python3_venv_is_told_what_to_install(tmp_path: Path) -> None:
+def test_without_python3_venv_it_says_what_to_install(tmp_path: Path) -> None:
     done = make(tmp_path, DEBIAN)
 
     assert done.returncode != 0

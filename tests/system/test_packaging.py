@@ -72,7 +72,7 @@ def test_the_source_distribution_carries_all_that_its_tests_read(unpacked: Path)
 
 def test_cleaning_removes_all_that_git_ignores_but_keys_and_secrets() -> None:
     ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
-    # Without what the make that runs the tests was told, such as VENV.
+    # Without what the make that runs the tests was given, such as VENV.
     shown = subprocess.run(
         ["make", "--dry-run", "clean"],  # noqa: S607
         env={"PATH": os.environ["PATH"]},

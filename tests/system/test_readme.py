@@ -54,7 +54,7 @@ def documents(text: str) -> list[Any]:
 
 
 def likeness(value: Any, name: str = "") -> Any:
-    """The value with what is new every time replaced by its type."""
+    """The value with the parts that are new every time replaced by their type."""
     if name in FRESH:
         return type(value).__name__
     if name == "merged_guests":
@@ -88,10 +88,10 @@ def printed(address: str) -> list[str]:
 
 
 def test_the_walk_through_prints_what_it_says(printed: list[str]) -> None:
-    told = blocks("json")
+    documented = blocks("json")
 
-    assert len(told) == len(printed) - 1 == 2
-    for text, output in zip(told, printed[:-1], strict=True):
+    assert len(documented) == len(printed) - 1 == 2
+    for text, output in zip(documented, printed[:-1], strict=True):
         assert [likeness(each) for each in documents(output)] == [likeness(each) for each in documents(text)]
 
 
@@ -138,21 +138,21 @@ def test_the_table_names_every_setting_and_no_other() -> None:
 
 def test_the_defaults_of_the_table_are_those_of_the_code() -> None:
     made = Settings.from_mapping({})
-    told = {name: re.sub(r"`", "", default) for name, default in settings_table().items()}
+    defaults = {name: re.sub(r"`", "", default) for name, default in settings_table().items()}
 
-    assert told == {
+    assert defaults == {
         "GUEST_HOST": ", ".join(made.hosts),
         "GUEST_PORT": str(made.port),
         "GUEST_WORKERS": str(made.workers),
         "GUEST_ISSUER": made.tokens.issuers[0].replace(made.hosts[0], "HOST").replace(str(made.port), "PORT"),
-        "GUEST_AUDIENCE": _told(made.tokens.audience),
-        "GUEST_AUDIENCE_SINCE": _told(made.tokens.audience_since_s),
+        "GUEST_AUDIENCE": _shown(made.tokens.audience),
+        "GUEST_AUDIENCE_SINCE": _shown(made.tokens.audience_since_s),
         "GUEST_RSA_BITS": str(made.keys.rsa_bits),
         "GUEST_KEYS_REQUIRED": str(int(made.keys_required)),
         "GUEST_REDIS_PREFIX": made.redis_prefix,
         "GUEST_COOKIE_PARTITIONED": str(int(made.cookie.partitioned)),
         "GUEST_ACCESS_TTL": str(made.tokens.access_ttl_s),
-        "GUEST_ACCESS_AUDIENCE": _told(made.gateway.access_audience),
+        "GUEST_ACCESS_AUDIENCE": _shown(made.gateway.access_audience),
         "GUEST_MERGE_POLICY": made.merge_policy,
         "GUEST_ALGORITHM": made.keys.algorithm,
         "GUEST_TTL": str(made.tokens.ttl_s),
@@ -160,27 +160,27 @@ def test_the_defaults_of_the_table_are_those_of_the_code() -> None:
         "GUEST_RENEW_AFTER": str(made.tokens.renew_after_s),
         "GUEST_MAX_TOKEN_BYTES": str(made.tokens.max_token_bytes),
         "GUEST_MAX_BODY_BYTES": str(made.max_body_bytes),
-        "GUEST_API_KEYS": _told(made.access.api_keys),
-        "GUEST_API_KEYS_FILE": _told(made.access.api_keys_file),
+        "GUEST_API_KEYS": _shown(made.access.api_keys),
+        "GUEST_API_KEYS_FILE": _shown(made.access.api_keys_file),
         "GUEST_ALLOW_NO_API_KEYS": "0",
         "GUEST_KEYS_DIR": f"./{made.keys_dir}",
-        "GUEST_KEYS_SECRET": _told(made.keys_secrets),
-        "GUEST_KEYS_SECRET_FILE": _told(made.keys_secrets),
-        "GUEST_REDIS_URL": _told(made.redis_url),
+        "GUEST_KEYS_SECRET": _shown(made.keys_secrets),
+        "GUEST_KEYS_SECRET_FILE": _shown(made.keys_secrets),
+        "GUEST_REDIS_URL": _shown(made.redis_url),
         "GUEST_ROTATE_EVERY": str(made.keys.rotate_every_s),
         "GUEST_JWKS_MAX_AGE": str(made.keys.jwks_max_age_s),
         "GUEST_COOKIE_NAME": ", ".join(made.cookie.names),
-        "GUEST_COOKIE_DOMAIN": _told(made.cookie.domain),
+        "GUEST_COOKIE_DOMAIN": _shown(made.cookie.domain),
         "GUEST_COOKIE_SAMESITE": made.cookie.same_site,
         "GUEST_ENSURE_ON": made.gateway.ensure_on,
-        "GUEST_AUTH_HEADERS": _told(made.gateway.headers),
+        "GUEST_AUTH_HEADERS": _shown(made.gateway.headers),
         "GUEST_MERGE_POLICIES": "none" if set(made.merge_policies) == set(SHIPPED) else "some",
         "GUEST_RATE_LIMIT": f"{made.gateway.rate_limit_per_s:g}",
-        "GUEST_TRUSTED_PROXIES": _told(made.gateway.trusted_proxies),
+        "GUEST_TRUSTED_PROXIES": _shown(made.gateway.trusted_proxies),
         "GUEST_LOG_LEVEL": made.log_level,
-        "GUEST_LOG_FORMAT": _told(made.log_format),
+        "GUEST_LOG_FORMAT": _shown(made.log_format),
     }
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     return str(value) if value else "none"

@@ -29,11 +29,11 @@ def post(url: str, body: object) -> Any:
         return json.load(response)
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_told_to_end_and_then_ends_well(tmp_path: Path, told: signal.Signals) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_asked_to_end_and_then_ends_well(tmp_path: Path, ending: signal.Signals) -> None:
     with running(tmp_path) as service:
         ready = get(f"{service.base_url}/readyz")
-        exit_code = service.stop(with_signal=told)
+        exit_code = service.stop(with_signal=ending)
 
     assert (ready, exit_code) == (200, 0)
     assert "Traceback" not in service.output
@@ -88,7 +88,7 @@ def test_every_fault_of_the_settings_is_named_and_the_exit_code_is_2(tmp_path: P
     ]
 
 
-def test_an_address_in_use_is_told_without_a_traceback(tmp_path: Path) -> None:
+def test_an_address_in_use_is_reported_without_a_traceback(tmp_path: Path) -> None:
     with running(tmp_path) as service:
         port = service.base_url.rpartition(":")[2]
         given = environment({"GUEST_PORT": port})
@@ -100,7 +100,7 @@ def test_an_address_in_use_is_told_without_a_traceback(tmp_path: Path) -> None:
     )
 
 
-def test_an_address_of_no_machine_here_is_told_with_what_to_change(tmp_path: Path) -> None:
+def test_an_address_of_no_machine_here_is_reported_with_what_to_change(tmp_path: Path) -> None:
     given = environment({"GUEST_HOST": "192.0.2.1", "GUEST_ISSUER": "https://guests.example"})
     given |= {"GUEST_ALLOW_NO_API_KEYS": "1"}
 

@@ -245,7 +245,7 @@ def test_every_demanded_audience_must_be_there(
     assert reason_of(token, audience=demanded) == (("wrong_audience", "G-1") if refused else None)
 
 
-def test_of_several_faults_the_first_in_the_contract_s_order_is_told() -> None:
+def test_of_several_faults_the_first_in_the_contract_s_order_is_reported() -> None:
     bad = {"issuers": ("x",), "revoked_before_s": 2**40, "now_s": 2**40, "audience": ("a",)}
 
     order = []

@@ -80,7 +80,7 @@ def test_a_successor_that_has_ended_or_gone_overtakes_nobody(memory: RecentToken
     assert memory.replace(None, guest("b"), guest("c"), "token c", now_s=NOW_S + KEPT_S)
 
 
-def test_guests_are_told_apart_by_their_lineage(memory: RecentTokens) -> None:
+def test_guests_are_distinguished_by_their_lineage(memory: RecentTokens) -> None:
     remember(memory, guest("a"), guest("b"))
 
     assert memory.find(msgspec.structs.replace(guest("a"), first_issued_at_s=2), now_s=NOW_S) is None

@@ -82,7 +82,7 @@ export class Service {
    * answer was lost may have been made.
    */
   async ask(path: string, body: object, { guestId, deadline }: AskOptions = {}): Promise<Answer> {
-    const content = JSON.stringify(body); // throws for what is no JSON, which is the application's fault and no outage
+    const content = JSON.stringify(body); // throws for a value that is not JSON, which is the application's fault and no outage
     if (!this.#available) throw new GuestError("unavailable", "guest-sessions is unavailable");
     const headers: Record<string, string> = { "Content-Type": "application/json" };
     if (this.#settings.apiKey) headers["X-API-Key"] = this.#settings.apiKey;

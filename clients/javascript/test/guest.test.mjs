@@ -66,7 +66,7 @@ test("the service gets the guest's id, the key and the options", async (t) => {
   assert.deepEqual([headers["x-guest-id"], headers["x-api-key"]], ["G-1", "key-of-20-characters"]);
 });
 
-test("what is no JSON is the application's fault and no outage", async (t) => {
+test("a value that is not JSON is the application's fault and no outage", async (t) => {
   const { guests, warnings } = await started(t);
   const guest = await guests.open(request(page()));
   await assert.rejects(guest.replace({ amount: 1n }), TypeError);

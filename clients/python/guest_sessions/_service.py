@@ -78,7 +78,7 @@ class Service:
             await client.aclose()
 
     async def post(self, path: str, body: Mapping[str, Any], guest_id: str | None) -> Answer:
-        """Posts the JSON object; raises GuestError, and TypeError or ValueError for what is no JSON."""
+        """Posts the JSON object; raises GuestError, and TypeError or ValueError for a value that is not JSON."""
         content = json.dumps(body).encode()
         self._require_available()
         loop = asyncio.get_running_loop()
@@ -173,7 +173,7 @@ def _routing(guest_id: str | None) -> dict[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    # The text of a protocol error may quote what was sent.
+    # The text of a protocol error may quote the request.
     text = "" if isinstance(error, httpx.ProtocolError) else str(error)
     return f"{type(error).__name__}: {text}"
 

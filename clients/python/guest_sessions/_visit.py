@@ -194,7 +194,7 @@ class Visit(Generic[P]):
         tokens: Sequence[str],
         options: Mapping[str, Any],
     ) -> HandOver:
-        """Merges the guest into the session. Never stops a login: raises nothing but for what is no JSON."""
+        """Merges the guest into the session. Never stops a login: raises only for a value that is not JSON."""
         untouched = HandOver(payload=dict(session))
         if expect is not None and self.token is not None and self.token.subject != expect:
             return replace(untouched, unexpected_guest=True)
