@@ -230,6 +230,11 @@ def _read(reader: _Reader) -> Settings:
     )
 
 
+def http_address(host: str, port: int | str) -> str:
+    """The address of a server; IPv6 stands in brackets (RFC 3986, section 3.2.2)."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def parse_issuers(text: str) -> tuple[str, ...]:
     """The addresses of GUEST_ISSUER, as they are written; raises ValueError for anything else."""
     issuers = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
@@ -257,7 +262,7 @@ def parse_hosts(text: str) -> tuple[str, ...]:
 
 
 def _read_tokens(reader: _Reader, *, host: str, port: int, outside: str | None) -> TokenPolicy:
-    issuers: tuple[str, ...] = (f"http://{f'[{host}]' if ':' in host else host}:{port}",)
+    issuers: tuple[str, ...] = (http_address(host, port),)
     if reader.text("GUEST_ISSUER") is not None:
         issuers = reader.parsed("GUEST_ISSUER", parse_issuers, issuers)
     elif outside is not None:

@@ -22,6 +22,7 @@ from service.http.cookies import GuestCookie
 from service.keys.file_store import FILE_NAME
 from service.keys.signer import MAX_TOKEN_BYTES
 from service.merge.fold import AppliedChange
+from service.merge.handover import MergedGuest
 from service.merge.policy import Policy
 from service.merge.policy_parser import compile_policy
 from service.merge.service import MergeService
@@ -164,12 +165,6 @@ class _Bad(msgspec.Struct, frozen=True):
     reason: str
 
 
-class _MergedGuest(msgspec.Struct, frozen=True):
-    subject: str
-    version: int
-    weakened: bool
-
-
 class _Skipped(msgspec.Struct, frozen=True):
     index: int
     reason: str
@@ -184,7 +179,7 @@ class _Conflict(msgspec.Struct, frozen=True):
 
 class _Merged(msgspec.Struct, frozen=True):
     payload: dict[str, Any]
-    guests: list[_MergedGuest]
+    guests: list[MergedGuest]
     skipped: list[_Skipped]
     conflicts: list[_Conflict]
 

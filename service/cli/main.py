@@ -18,7 +18,7 @@ from service.cli import output, tokens
 from service.cli.client import is_ready
 from service.cli.doctor import doctor, settings_warnings
 from service.cli.keys import keys
-from service.config import Settings
+from service.config import Settings, http_address
 from service.errors import InvalidSettings
 from service.http.auth import is_loopback
 
@@ -90,8 +90,8 @@ def healthcheck(url: str | None) -> None:
     """Exit 0 if the service is ready, else 1: for containers without curl."""
     host = os.environ.get("GUEST_HOST", "").partition(",")[0].strip() or "127.0.0.1"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
-    local = f"http://{f'[{host}]' if ':' in host else host}:{os.environ.get('GUEST_PORT') or '8080'}/readyz"
-    if not asyncio.run(is_ready(url or local)):
+    local = http_address(host, os.environ.get("GUEST_PORT") or "8080")
+    if not asyncio.run(is_ready(url or f"{local}/readyz")):
         output.fail("not ready", output.FAILED)
 
 
@@ -109,8 +109,7 @@ def _welcome(settings: Settings, port: int) -> None:
     """What to try next, for who just started it; says nothing where it runs in earnest, behind keys."""
     if settings.access.api_keys or settings.access.api_keys_file:
         return
-    host = settings.hosts[0]
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    base = http_address(settings.hosts[0], port)
     callers = (
         "local callers only" if all(map(is_loopback, settings.hosts)) else "anyone who reaches this address may call"
     )

@@ -139,17 +139,15 @@ def renewed(
     `audience` is for a token without one, from before the deployment had an audience.
     """
     issued_at_s = int(now_s)
-    return GuestClaims(
+    return msgspec.structs.replace(
+        old,
         issuer=issuer,
-        subject=old.subject,
         audience=old.audience or audience,
         issued_at_s=issued_at_s,
         expires_at_s=issued_at_s + ttl_s,
-        first_issued_at_s=old.first_issued_at_s,
         token_id=token_id,
         version=old.version if payload is None else old.version + 1,
         payload=old.payload if payload is None else payload,
-        extra_claims=old.extra_claims,
     )
 
 
