@@ -14,7 +14,6 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import Fault, InvalidRequest, MalformedRequest
-from service.merge.fold import Conflict
 from service.merge.service import Merged
 from service.strict_json import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, kind_of, parse_json, pointer
 from service.tokens.claims import SUBJECT
@@ -288,26 +287,12 @@ def verified_object(token: VerifiedToken, *, expires_in_s: int, cookie_bytes_lef
 
 
 def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[str, Any]:
-    """The response of `merge`."""
+    """The response of `merge`. A conflict whose values exceed what is left of `MAX_REPORT_BYTES` has none."""
     result = merged.result
-    return {
-        "payload": result.payload,
-        "merged": result.merged,
-        "guests": result.guests,
-        "skipped": [
-            {"index": each.index, "reason": each.reason, **({} if each.subject is None else {"subject": each.subject})}
-            for each in merged.skipped
-        ],
-        "conflicts": list(_conflict_objects(result.conflicts)),
-        "next": next_object,
-    }
-
-
-def _conflict_objects(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]:
-    """The conflicts, with their values up to `MAX_REPORT_BYTES`; a conflict whose values exceed it has none."""
     bytes_left = MAX_REPORT_BYTES
     encoded: dict[int, bytes] = {}  # by identity: one value of the session may stand in hundreds of conflicts
-    for each in conflicts:
+    conflicts = []
+    for each in result.conflicts:
         values = {"session": each.session, "guest": each.guest}
         for value in values.values():
             if id(value) not in encoded:
@@ -317,7 +302,18 @@ def _conflict_objects(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]
         if size_bytes <= bytes_left:
             bytes_left -= size_bytes
             shown = {name: msgspec.Raw(encoded[id(value)]) for name, value in values.items()}
-        yield {"path": each.path, **shown, "kept": each.kept, "rule": each.rule, "subject": each.subject}
+        conflicts.append({"path": each.path, **shown, "kept": each.kept, "rule": each.rule, "subject": each.subject})
+    return {
+        "payload": result.payload,
+        "merged": result.merged,
+        "guests": result.guests,
+        "skipped": [
+            {"index": each.index, "reason": each.reason, **({} if each.subject is None else {"subject": each.subject})}
+            for each in merged.skipped
+        ],
+        "conflicts": conflicts,
+        "next": next_object,
+    }
 
 
 def _decode_json(raw: bytes, *, surrogates_in: str | None) -> Any:

@@ -66,11 +66,11 @@ def merge_guests(session: dict[str, Any], candidates: Sequence[Candidate], polic
         InvalidRequest: the session's `merged_guests` are malformed; paths start with `/session`.
     """
     receipts = Receipts.of(session)
-    skipped: list[Skipped] = []
     merging: list[GuestClaims] = []
     known: list[GuestClaims] = []
     empty: list[GuestClaims] = []
-    for siblings in _newest_of_each_lineage(candidates, skipped):
+    lineages, skipped = _newest_of_each_lineage(candidates)
+    for siblings in lineages:
         *older, newest = [each.claims for each in siblings]
         if newest.version <= receipts.version_of(newest):
             skipped += [Skipped(each.index, "already_merged", newest.subject) for each in siblings]
@@ -104,11 +104,12 @@ def merge_guests(session: dict[str, Any], candidates: Sequence[Candidate], polic
     )
 
 
-def _newest_of_each_lineage(candidates: Iterable[Candidate], skipped: list[Skipped]) -> list[list[Candidate]]:
+def _newest_of_each_lineage(candidates: Iterable[Candidate]) -> tuple[list[list[Candidate]], list[Skipped]]:
     """Of each lineage the tokens with the highest version and different payloads, in the order in which guests fold.
 
-    They are ordered from old to new. The others are added to `skipped` as superseded.
+    They are ordered from old to new. The others are skipped, as superseded.
     """
+    skipped: list[Skipped] = []
     lineages: dict[tuple[str, ...], list[Candidate]] = {}
     # Of one token that came twice, the first counts.
     by_age = sorted(
@@ -127,4 +128,4 @@ def _newest_of_each_lineage(candidates: Iterable[Candidate], skipped: list[Skipp
         else:
             skipped.append(Skipped(candidate.index, "superseded", candidate.claims.subject))
     in_order = sorted(lineages.values(), key=lambda each: (each[0].claims.first_issued_at_s, each[0].claims.subject))
-    return [siblings[::-1] for siblings in in_order]
+    return [siblings[::-1] for siblings in in_order], skipped

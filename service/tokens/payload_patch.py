@@ -140,22 +140,18 @@ def _applied(document: object, operation: dict[str, Any], path: str) -> object:
     except jsonpatch.JsonPatchTestFailed as error:
         raise PatchConflict(f"The test at {path} failed.") from error
     except (jsonpatch.JsonPatchException, JsonPointerException, TypeError, ValueError, LookupError) as error:
-        # In our words: the library's would repeat the payload.
-        raise InvalidPatch("The patch does not apply.", [Fault(path, _why_not(document, operation))]) from error
+        # The reason in our words: the library's would repeat the payload.
+        op, target = operation["op"], parse_pointer(operation["path"])
+        missing = _missing(document, target if op in _OPERATIONS_ON_VALUES else target[:-1])
+        if missing is None and op in _OPERATIONS_WITH_FROM:
+            missing = _missing(document, parse_pointer(operation["from"]))
+        reason = f"cannot {op} there: the last segment of its path must be a member's name or an index of the list"
+        if op == "move" and operation["path"].startswith(f"{operation['from']}/"):
+            reason = "moves a value into itself"
+        elif missing is not None:
+            reason = f"finds nothing at {pointer(missing)[:_POINTER_CHARS]}"
+        raise InvalidPatch("The patch does not apply.", [Fault(path, reason)]) from error
     return result
-
-
-def _why_not(document: object, operation: dict[str, Any]) -> str:
-    """Why a well-formed operation does not apply."""
-    op, path = operation["op"], operation["path"]
-    if op == "move" and path.startswith(f"{operation['from']}/"):
-        return "moves a value into itself"
-    missing = _missing(document, parse_pointer(path)[:-1] if op not in _OPERATIONS_ON_VALUES else parse_pointer(path))
-    if missing is None and op in _OPERATIONS_WITH_FROM:
-        missing = _missing(document, parse_pointer(operation["from"]))
-    if missing is not None:
-        return f"finds nothing at {pointer(missing)[:_POINTER_CHARS]}"
-    return f"cannot {op} there: the last segment of its path must be a member's name or an index of the list"
 
 
 def _missing(document: object, segments: tuple[str, ...]) -> tuple[str, ...] | None:
