@@ -18,12 +18,15 @@ from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from service.errors import InvalidTransition, KeyringDamaged, KeyringForeign
 from service.keys.material import MATERIAL, MEMBERS, Algorithm, soundness, without_private
+
+K = TypeVar("K", int, str)
+V = TypeVar("V")
 
 
 class KeyState(StrEnum):
@@ -134,27 +137,26 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         staged = waiting[-1] if waiting and waiting[-1].created_at_s >= latest_s else None
         ends = {one.kid: other.activated_at_s for one, other in pairwise(own)}
 
-        def keyed(record: KeyRecord) -> Key:
-            members = {name: getattr(record, name) for name in record.__struct_fields__}
+        keys = []
+        for record in self.records:
+            retired_at_s = ends.get(record.kid) if record.retired_at_s is None else record.retired_at_s
+            passed_over = False
             if record.revoked_at_s is not None:
-                return Key(
-                    **members | {"retired_at_s": record.retired_at_s or ends.get(record.kid)}, state=KeyState.REVOKED
-                )
-            if record.retired_at_s is not None:
-                return Key(**members, state=KeyState.RETIRED)
-            if record.activated_at_s is None and record is not staged:
-                # By the next activation, or by the next key that was made.
-                activations = (each.activated_at_s or 0 for each in own)
-                made = (each.created_at_s for each in waiting[waiting.index(record) + 1 :])
-                since_s = min([time_s for time_s in activations if time_s > record.created_at_s] + list(made))
-                return Key(**members | {"retired_at_s": since_s}, state=KeyState.RETIRED, passed_over=True)
-            if record.activated_at_s is None:
-                return Key(**members, state=KeyState.NEXT)
-            ended_s = ends.get(record.kid)
-            state = KeyState.ACTIVE if ended_s is None else KeyState.RETIRED
-            return Key(**members | {"retired_at_s": ended_s}, state=state)
-
-        return tuple(keyed(record) for record in self.records)
+                state = KeyState.REVOKED
+            elif retired_at_s is not None:
+                state = KeyState.RETIRED
+            elif record.activated_at_s is not None:
+                state = KeyState.ACTIVE
+            elif record is staged:
+                state = KeyState.NEXT
+            else:  # by the next activation, or by the next key that was made
+                state, passed_over = KeyState.RETIRED, True
+                activations = [each.activated_at_s or 0 for each in own]
+                made = [each.created_at_s for each in waiting[waiting.index(record) + 1 :]]
+                retired_at_s = min([time_s for time_s in activations if time_s > record.created_at_s] + made)
+            members = msgspec.structs.asdict(record) | {"retired_at_s": retired_at_s}
+            keys.append(Key(**members, state=state, passed_over=passed_over))
+        return tuple(keys)
 
     @property
     def active(self) -> Key | None:
@@ -180,29 +182,23 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def join(mine: KeyRing, theirs: KeyRing) -> KeyRing:
-    """What two rings of one deployment know together; one of the two where that says it all.
+    """What two rings of one deployment know together: commutative, associative, idempotent, and never behind either.
 
-    Commutative, associative and idempotent; each member of the result is at least as far as in either ring.
+    Where one of the two knows it all, that one is returned, with the states that were worked out for it.
 
     Raises:
         KeyringForeign: they are of two deployments.
     """
     if mine.ring_id != theirs.ring_id:
         raise KeyringForeign(f"The keyring is of deployment {theirs.ring_id}, not {mine.ring_id}.")
-    if mine is theirs:
-        return mine
-    records = {record.kid: record for record in mine.records}
-    for record in theirs.records:
-        held = records.get(record.kid)
-        records[record.kid] = record if held is None else _joined(held, record)
-    ages_s = sorted(mine.jwks_ages.keys() | theirs.jwks_ages.keys())
+    one, other = ({record.kid: record for record in ring.records} for ring in (mine, theirs))
     joined = KeyRing(
         ring_id=mine.ring_id,
         revision=max(mine.revision, theirs.revision),
-        records=_in_order(records.values()),
+        records=_in_order(_joined_members(one, other, _joined).values()),
         revoked_before_s=max(mine.revoked_before_s, theirs.revoked_before_s),
         derivation_secret=max(mine.derivation_secret, theirs.derivation_secret),
-        jwks_ages={age_s: max(mine.jwks_ages.get(age_s, 0), theirs.jwks_ages.get(age_s, 0)) for age_s in ages_s},
+        jwks_ages=_joined_members(mine.jwks_ages, theirs.jwks_ages, max),
         extra=_joined_unknown(mine.extra, theirs.extra),
         form=max(mine.form, theirs.form),
     )
@@ -231,26 +227,28 @@ def forget(ring: KeyRing, kids: Collection[str]) -> KeyRing:
     return ring if len(records) == len(ring.records) else msgspec.structs.replace(ring, records=records)
 
 
+_JOINED_BY: Final[dict[str, Callable[..., int | None]]] = {
+    "max_lifetime_s": max,
+    "created_at_s": min,
+    "activated_at_s": min,
+    "retired_at_s": max,
+    "revoked_at_s": min,
+    "revoked_before_s": max,
+}
+
+
 def _joined(one: KeyRecord, other: KeyRecord) -> KeyRecord:
     if one == other:
         return one
-    revoked_at_s = _pick(min, one.revoked_at_s, other.revoked_at_s)
-    better = (
-        one if (one.algorithm, one.private) == (other.algorithm, other.private) else max(one, other, key=_sound_first)
-    )
-    private = better.private if revoked_at_s is None else without_private(better.private)
-    return KeyRecord(
-        kid=one.kid,
-        algorithm=better.algorithm,
-        private=private,
-        max_lifetime_s=max(one.max_lifetime_s, other.max_lifetime_s),
-        created_at_s=min(one.created_at_s, other.created_at_s),
-        activated_at_s=_pick(min, one.activated_at_s, other.activated_at_s),
-        retired_at_s=_pick(max, one.retired_at_s, other.retired_at_s),
-        revoked_at_s=revoked_at_s,
-        revoked_before_s=_pick(max, one.revoked_before_s, other.revoked_before_s),
-        extra=_joined_unknown(one.extra, other.extra),
-    )
+    numbers = [(each.algorithm, each.private) for each in (one, other)]
+    better = one if numbers[0] == numbers[1] else max(one, other, key=_sound_first)
+    members: dict[str, Any] = {"extra": _joined_unknown(one.extra, other.extra)}
+    for name, choose in _JOINED_BY.items():
+        known = [value for each in (one, other) if (value := getattr(each, name)) is not None]
+        members[name] = choose(known, default=None)
+    if members["revoked_at_s"] is not None:
+        members["private"] = without_private(better.private)
+    return msgspec.structs.replace(better, **members)
 
 
 def _sound_first(record: KeyRecord) -> tuple[bool, str, str, int, str]:
@@ -259,20 +257,16 @@ def _sound_first(record: KeyRecord) -> tuple[bool, str, str, int, str]:
     return sound > 0, record.algorithm, _canonical(public), sound, _canonical(record.private)
 
 
-def _pick(choose: Callable[[Iterable[int]], int], *times_s: int | None) -> int | None:
-    known = [time_s for time_s in times_s if time_s is not None]
-    return choose(known) if known else None
+def _joined_members(one: dict[K, V], other: dict[K, V], choose: Callable[[V, V], V]) -> dict[K, V]:
+    """The members of both objects, in a fixed order; `choose` joins those that both have."""
+    both = {name: choose(one[name], other[name]) for name in one.keys() & other.keys()}
+    return dict(sorted((one | other | both).items()))
 
 
 def _joined_unknown(one: Any, other: Any) -> Any:
     """Objects member by member, else the greater canonical JSON; any object is greater than what is none."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return {
-            name: _joined_unknown(one[name], other[name])
-            if name in one and name in other
-            else one.get(name, other.get(name))
-            for name in sorted(one.keys() | other.keys())
-        }
+        return _joined_members(one, other, _joined_unknown)
     return max(one, other, key=_canonical)
 
 
@@ -380,19 +374,17 @@ def import_foreign(ring: KeyRing, theirs: KeyRing, *, now_s: float) -> KeyRing:
     """
     own = {record.kid: record for record in ring.records if record.retired_at_s is None}
     brought = []
-    for key in theirs.keys:
+    for record, key in zip(theirs.records, theirs.keys, strict=True):
         held = own.get(key.kid)
-        if held is not None:
-            if key.revoked_at_s is not None:
-                brought.append(_joined(held, msgspec.structs.replace(held, revoked_at_s=key.revoked_at_s)))
-            continue
-        known = [time_s for time_s in (key.created_at_s, key.activated_at_s, key.revoked_at_s) if time_s is not None]
-        times = {
-            "retired_at_s": key.retired_at_s or max(int(now_s), *known),
-            "revoked_before_s": max(theirs.revoked_before_s, key.revoked_before_s or 0),
-        }
-        record = {name: getattr(key, name) for name in KeyRecord.__struct_fields__}
-        brought.append(KeyRecord(**record | times))
+        if held is None:
+            times_s = (int(now_s), key.created_at_s, key.activated_at_s or 0, key.revoked_at_s or 0)
+            times = {
+                "retired_at_s": key.retired_at_s or max(times_s),
+                "revoked_before_s": max(theirs.revoked_before_s, key.revoked_before_s or 0),
+            }
+            brought.append(msgspec.structs.replace(record, **times))
+        elif key.revoked_at_s is not None:
+            brought.append(msgspec.structs.replace(held, revoked_at_s=key.revoked_at_s))
     joined = join(ring, msgspec.structs.replace(ring, records=_in_order(brought)))
     return ring if joined == ring else _changed(joined, joined.records)
 
