@@ -109,10 +109,10 @@ class FileStore:
         self._file = DurableFile(directory, lock_timeout_s=lock_timeout_s, sync=sync)
         self._sealer = sealer
         self.place = self._file.place
-        self.stamp = self._file.stamp
         self.sealed_with: SealedWith | None = None
         """As the file was when it was last looked at; None before, and where there is none."""
         self._was_current = False
+        self._last: tuple[tuple[int, ...], KeyRing] | None = None
 
     @property
     def needs_sealing(self) -> bool:
@@ -125,12 +125,17 @@ class FileStore:
         return self.sealed_with == "none" or (self.sealed_with == "other" and not self._was_current)
 
     def read(self) -> KeyRing | None:
-        """The ring, None where there is no file.
+        """The ring, None where there is no file. One that has not changed since the last time is not read again.
 
         Raises:
             StoreUnavailable, KeyringDamaged, KeyringNewer, WrongSecret
         """
-        return self._opened(self._file.read())
+        stamp = self._file.stamp()
+        if stamp is not None and self._last is not None and self._last[0] == stamp:
+            return self._last[1]
+        ring = self._opened(self._file.read())
+        self._last = None if stamp is None or ring is None else (stamp, ring)
+        return ring
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -139,6 +144,7 @@ class FileStore:
         A file that is not sealed with the first secret is sealed on this occasion. A key that becomes active is proven
         before anything is written. Raises as `read`, and `KeyringError` where the key does not sign.
         """
+        self._last = None  # another process may write right after this one
         with self._file.locked() as (content, replace):
             before = self._opened(content)
             transaction = Transaction(before)

@@ -114,8 +114,12 @@ class HeldRing:
         while True:
             before = self.loaded
             ring = self._rotation.remembered(found if before is None else keyring.join(before.ring, found))
-            if before is not None and ring == before.ring and not self._is_jwks_outdated(before):
-                return before.ring
+            if before is not None and ring == before.ring:
+                # A key that was passed over leaves the JWKS as time goes by.
+                lead_s, now_s = self._rotation.lead_s(ring), self._clock()
+                leaves = any(key.passed_over for key in before.ring.keys)
+                if not leaves or before.jwks == encoding.public_jwks(before.ring, lead_s=lead_s, now_s=now_s):
+                    return before.ring
             loaded = await asyncio.to_thread(load, ring, self._policy, now_s=self._clock())
             if self.loaded is before:  # else another source was joined meanwhile
                 break
@@ -126,10 +130,3 @@ class HeldRing:
         signs = "no key signs" if ring.active is None else f"{ring.active.kid} signs"
         logger.info("holding revision %d of the keyring: %s, %d keys", ring.revision, signs, len(ring.records))
         return ring
-
-    def _is_jwks_outdated(self, loaded: LoadedRing) -> bool:
-        """Whether a key that was passed over has left the JWKS since."""
-        now_s = self._clock()
-        lead_s = publication_lead_s(loaded.ring, self._policy, now_s=now_s)
-        passed_over = any(key.passed_over for key in loaded.ring.keys)
-        return passed_over and encoding.public_jwks(loaded.ring, lead_s=lead_s, now_s=now_s) != loaded.jwks

@@ -13,9 +13,9 @@ from service.keys import Clock, encoding, keyring
 from service.keys.file_store import DISK_TIMEOUT_S, Disk, FileStore, SealedWith
 from service.keys.generator import KeyGenerator
 from service.keys.held import Health, HeldRing, LoadedRing
-from service.keys.keyring import KeyPolicy, KeyRing
+from service.keys.keyring import KeyPolicy
 from service.keys.reconcile import CopyTender, Core, FileKeeper
-from service.keys.rotation import Rotation, publication_lead_s
+from service.keys.rotation import Rotation
 
 if TYPE_CHECKING:  # a process without Redis need not load its client
     from service.keys.redis_store import RedisStore
@@ -89,9 +89,7 @@ class KeyManager:
         on_change: Callable[[bytes], None] = lambda _ring: None,
     ) -> None:
         """`clock` is Unix time and may jump; `steady_clock` never goes back and may start anywhere (seconds)."""
-        self._policy = policy
         self._store = copy
-        self._clock = clock
         self._steady_clock = steady_clock
         self._pace = pace
         rotation = Rotation(policy, clock=clock, steady_clock=steady_clock, with_copy=copy is not None)
@@ -162,7 +160,7 @@ class KeyManager:
         states = Counter(key.state.value for key in ring.keys) if ring else Counter[str]()
         return KeysStatus(
             role=self.role,
-            ready=ring is not None and ring.active is not None and not self._is_stray(ring),
+            ready=ring is not None and ring.active is not None and not (self._copy is not None and self._copy.is_stray),
             file=self._health.places["file"],
             redis=self._health.places["redis"],
             problem=next(iter(self._health.problems.values()), self._held.fault),
@@ -174,13 +172,6 @@ class KeyManager:
             keys={state.value: states[state.value] for state in keyring.KeyState},
             counts=dict(self._health.counts),
         )
-
-    def _is_stray(self, ring: KeyRing) -> bool:
-        """Whether a follower has disagreed with the copy for so long that nobody else may take its tokens."""
-        if self._copy is None or self._file is not None or self._copy.foreign_since is None:
-            return False
-        lead_s = publication_lead_s(ring, self._policy, now_s=self._clock())
-        return self._steady_clock() - self._copy.foreign_since > lead_s
 
 
 async def _again_and_again(tend: Callable[[], Awaitable[None]], wake: asyncio.Event, every_s: float) -> None:

@@ -7,7 +7,6 @@ times from the future, left by a clock that was wrong: then the steady clock alo
 
 import logging
 import math
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -41,8 +40,15 @@ class Rotation:
         self._since: dict[tuple[str, str], float] = {}
         self._forgotten: set[str] = set()
 
+    def lead_s(self, ring: KeyRing) -> int:
+        """`publication_lead_s` under this process's settings and clock."""
+        return publication_lead_s(ring, self._policy, now_s=self._clock())
+
     def watch(self, ring: KeyRing, *, copy: KeyRing | None = None) -> None:
-        """Notes since when each key has been active, staged, staged in Redis (`copy`), or dead, without a break."""
+        """Notes since when each key has been active, staged, staged in Redis (`copy`), or dead, without a break.
+
+        A key that has been dead for long enough by both clocks is forgotten: `remembered` leaves it out.
+        """
         seen = {("dead", kid) for kid in keyring.dead(ring, now_s=self._clock())}
         if ring.active is not None:
             seen.add(("active", ring.active.kid))
@@ -53,16 +59,13 @@ class Rotation:
                 seen.add(in_copy)
         now = self._steady_clock()
         self._since = {each: self._since.get(each, now) for each in seen}
+        self._forgotten |= {
+            kid for what, kid in seen if what == "dead" and self._seen_for_s(what, kid) >= DROP_PATIENCE_S
+        }
 
     def remembered(self, ring: KeyRing) -> KeyRing:
         """The ring without the dead keys that this process has forgotten, which other places may bring back."""
-        if not self._forgotten:
-            return ring
         return keyring.forget(ring, self._forgotten & keyring.dead(ring, now_s=self._clock()))
-
-    def is_due(self, ring: KeyRing, *, replace: bool = False) -> bool:
-        """Whether `advance` would change the ring, or needs a fresh key to."""
-        return self.needs_key(ring, replace=replace) or self.advance(ring, None, replace=replace) != ring
 
     def needs_key(self, ring: KeyRing, *, replace: bool = False) -> bool:
         """Whether `advance` needs a fresh key: to stage it, or because none is left to sign."""
@@ -73,7 +76,7 @@ class Rotation:
     def advance(self, ring: KeyRing, fresh: KeyRecord | None, *, replace: bool = False) -> KeyRing:
         """The ring after every move that is due. `replace`: the active key's numbers are damaged, another must sign."""
         now_s = self._clock()
-        ring = keyring.allow_lifetime(ring, self._policy.max_lifetime_s)
+        ring = keyring.allow_lifetime(self.remembered(ring), self._policy.max_lifetime_s)
         if ring.form < FORM and self._steady_clock() - self._started >= UPGRADE_PATIENCE_S:
             ring = msgspec.structs.replace(ring, form=FORM)
         if ring.form == FORM:  # the one before has no room for it
@@ -87,16 +90,7 @@ class Rotation:
             ring = keyring.promote(ring, now_s=now_s)
         elif fresh is not None and self._is_staging_due(ring):
             ring = keyring.stage(ring, fresh)
-        return keyring.forget(ring, self.forgettable(ring))
-
-    def forgettable(self, ring: KeyRing) -> frozenset[str]:
-        """The keys that have been dead for long enough by both clocks."""
-        dead = keyring.dead(ring, now_s=self._clock())
-        return frozenset(kid for kid in dead if self._seen_for_s("dead", kid) >= DROP_PATIENCE_S)
-
-    def forgot(self, kids: Iterable[str]) -> None:
-        """Notes that these dead keys are forgotten, and need not come back into memory from elsewhere."""
-        self._forgotten.update(kids)
+        return ring
 
     def problem(self, ring: KeyRing) -> str | None:
         """What a person should know of the rotation."""
@@ -115,7 +109,7 @@ class Rotation:
         staged, now_s = ring.staged, self._clock()
         if staged is None:
             return False
-        lead_s = publication_lead_s(ring, self._policy, now_s=now_s)
+        lead_s = self.lead_s(ring)
         if 0 <= now_s - staged.created_at_s < lead_s or self._seen_for_s("staged", staged.kid) < lead_s:
             return False
         if not self._with_copy or self._seen_for_s("in copy", staged.kid) >= lead_s:
@@ -128,9 +122,8 @@ class Rotation:
     def _is_staging_due(self, ring: KeyRing) -> bool:
         if self._policy.rotate_every_s == 0 or ring.active is None or ring.staged is not None or is_full(ring):
             return False
-        now_s = self._clock()
-        due_s = self._policy.rotate_every_s - publication_lead_s(ring, self._policy, now_s=now_s)
-        age_s = now_s - (ring.active.activated_at_s or 0)
+        due_s = self._policy.rotate_every_s - self.lead_s(ring)
+        age_s = self._clock() - (ring.active.activated_at_s or 0)
         return (age_s if age_s >= 0 else self._seen_for_s("active", ring.active.kid)) >= due_s
 
     def _is_unseen(self, kid: str) -> bool:
