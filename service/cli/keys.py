@@ -3,11 +3,10 @@
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -17,7 +16,7 @@ from service.cli import output
 from service.config import Settings, parse_time
 from service.errors import GuestSessionsError, KeyringForeign
 from service.keys import encoding, keyring
-from service.keys.admin import KeyAdmin, Listing, OperationResult
+from service.keys.admin import KeyAdmin, OperationResult
 from service.keys.encryption import make_secret
 from service.keys.file_store import FILE_NAME
 from service.keys.keyring import Key, KeyPolicy, KeyRing, KeyState
@@ -26,7 +25,11 @@ from service.keys.signer import public_pem
 
 T = TypeVar("T")
 
-FAILED: Final = 1
+_SEALED_WITH: Final = {
+    "first": "sealed with the first secret",
+    "other": "sealed with another secret",
+    "none": "in the clear",
+}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 SettingsLoader = Callable[[], Settings]
@@ -64,15 +67,34 @@ def list_keys(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FB
     """Show each key: its state, when it signed, and from when it is safe to drop."""
     settings = load_settings()
     listing = _run(settings, lambda admin: admin.list())
-    ring = listing.ring
-    notes = _notes(listing, now_s=datetime.now(UTC).timestamp())
+    ring, now_s = listing.ring, datetime.now(UTC).timestamp()
+    future = [key.kid for key in ring.keys if (key.activated_at_s or key.created_at_s) > now_s + AHEAD_S]
+    notes = list(listing.faults.values())
+    if future:
+        notes.append(f"Times in the future, from a clock that is or was wrong: {', '.join(future)}.")
+    if listing.problem is not None:
+        notes.append(listing.problem)
+    active_from_s = promotion_due_at_s(ring, settings.keys, now_s=now_s)
+    rows = [_key_object(key, active_from_s=active_from_s) | {"damaged": key.kid in listing.faults} for key in ring.keys]
     if as_json:
-        click.echo(output.as_json(_listing_object(listing, settings.keys) | {"notes": notes}))
+        sealed = {"file_sealed_with": listing.file, "redis_sealed_with": listing.redis}
+        click.echo(output.as_json({**_summary(ring), **sealed, "keys": rows, "notes": notes}))
         return
+    title = f"Keyring {ring.ring_id}, revision {ring.revision}"
+    for place, secret in (("the file is", listing.file), ("Redis is", listing.redis)):
+        title += "" if secret is None else f", {place} {_SEALED_WITH[secret]}"
     output.print_table(
-        f"Keyring {ring.ring_id}, revision {ring.revision}{_seals(listing)}",
+        title,
         ("key", "alg", "state", "signs from", "until", "safe to drop from"),
-        [_row(key, ring, settings.keys) for key in ring.keys],
+        [
+            (
+                *(row["kid"], row["alg"], row["state"]),
+                _time(row["active_from"] or row["activated_at"]),
+                _time(row["revoked_at"] or row["retired_at"]),
+                _time(row["safe_to_drop_from"]),
+            )
+            for row in rows
+        ],
     )
     if ring.revoked_before_s:
         click.echo(f"Guests from before {_time(ring.revoked_before_s)} are revoked.")
@@ -96,8 +118,17 @@ def rotate(load_settings: SettingsLoader, now: bool, as_json: bool) -> None:  # 
     """
     settings = load_settings()
     done = _run(settings, lambda admin: admin.rotate_now() if now else admin.rotate())
-    text, risk = _rotation(done, settings.keys), _risk(settings.keys) if now else None
-    _report(settings, done, as_json=as_json, text=text, risk=risk)
+    staged = done.ring.staged
+    due_at_s = promotion_due_at_s(done.ring, settings.keys, now_s=datetime.now(UTC).timestamp())
+    if staged is None or due_at_s is None:
+        text = _signer(done.ring)
+    else:
+        was_there = done.before is not None and done.before.staged == staged
+        text = (
+            f"Key {staged.kid} {'is staged already' if was_there else 'is published'} and signs from {_time(due_at_s)} "
+            "on, or later: a running keeper lets it, once it has seen the key for that long."
+        )
+    _report(settings, done, as_json=as_json, text=text, risk=_risk(settings.keys) if now else None)
 
 
 @keys.command(short_help="Refuse all tokens of a key, or guests from before a time.")
@@ -189,7 +220,7 @@ def export(
         try:
             private = encoding.to_jwk_set_0_1_0(ring) if release else encoding.to_jwk_set(ring)
         except GuestSessionsError as error:
-            _fail(error)
+            output.fail(error.detail, output.FAILED)
         content = output.as_json(json.loads(private)) if as_json else private.decode()
     else:
         now_s = datetime.now(UTC).timestamp()
@@ -222,7 +253,8 @@ def import_file(load_settings: SettingsLoader, file: Any, foreign: bool, as_json
     done = _run(settings, lambda admin: admin.import_foreign(content) if foreign else admin.import_ring(content))
     known = {key.kid for key in done.before.keys} if done.before else set()
     new = [key.kid for key in done.ring.keys if key.kid not in known]
-    _report(settings, done, as_json=as_json, text=f"{_count(new)} came in; {_signs(done.ring)}.")
+    signs = "no key signs" if done.ring.active is None else f"{done.ring.active.kid} signs"
+    _report(settings, done, as_json=as_json, text=f"{_count(new)} came in; {signs}.")
 
 
 @keys.command()
@@ -248,12 +280,7 @@ def _run(settings: Settings, ask: Callable[[KeyAdmin], Coroutine[Any, Any, T]]) 
     try:
         return asyncio.run(asked())
     except GuestSessionsError as error:
-        _fail(error)
-
-
-def _fail(error: GuestSessionsError) -> NoReturn:
-    click.echo(f"{click.style('error', fg='red', bold=True)}: {error.detail}", err=True)
-    sys.exit(FAILED)
+        output.fail(error.detail, output.FAILED)
 
 
 def _report(settings: Settings, done: OperationResult, *, as_json: bool, text: str, risk: str | None = None) -> None:
@@ -272,7 +299,7 @@ def _report(settings: Settings, done: OperationResult, *, as_json: bool, text: s
     else:
         click.echo(text if risk is None else f"{text}\n{risk}")
     if problem is not None:
-        click.echo(f"{click.style('note', fg='yellow', bold=True)}: {problem}", err=True)
+        output.note(problem)
 
 
 def _only_root_can_read(folder: Path | None) -> bool:
@@ -287,26 +314,10 @@ def _only_root_can_read(folder: Path | None) -> bool:
     return file_status.st_uid == 0 and folder_status.st_gid != 0
 
 
-def _rotation(done: OperationResult, policy: KeyPolicy) -> str:
-    due_at_s = promotion_due_at_s(done.ring, policy, now_s=datetime.now(UTC).timestamp())
-    staged = done.ring.staged
-    if due_at_s is None or staged is None:
-        return _signer(done.ring)
-    was_there = done.before is not None and done.before.staged == staged
-    return (
-        f"Key {staged.kid} {'is staged already' if was_there else 'is published'} and signs from {_time(due_at_s)} on, "
-        "or later: a running keeper lets it, once it has seen the key for that long."
-    )
-
-
 def _signer(ring: KeyRing) -> str:
     if ring.active is None:
         return "No key signs now: a running keeper lets one sign."
     return f"Key {ring.active.kid} signs now."
-
-
-def _signs(ring: KeyRing) -> str:
-    return "no key signs" if ring.active is None else f"{ring.active.kid} signs"
 
 
 def _risk(policy: KeyPolicy) -> str:
@@ -330,13 +341,7 @@ def _summary(ring: KeyRing) -> dict[str, Any]:
     }
 
 
-def _listing_object(listing: Listing, policy: KeyPolicy) -> dict[str, Any]:
-    sealed = {"file_sealed_with": listing.file, "redis_sealed_with": listing.redis}
-    keys = [_key_object(key, listing, policy) for key in listing.ring.keys]
-    return {**_summary(listing.ring), **sealed, "keys": keys}
-
-
-def _key_object(key: Key, listing: Listing, policy: KeyPolicy) -> dict[str, Any]:
+def _key_object(key: Key, *, active_from_s: int | None) -> dict[str, Any]:
     return {
         "kid": key.kid,
         "alg": key.algorithm,
@@ -344,46 +349,12 @@ def _key_object(key: Key, listing: Listing, policy: KeyPolicy) -> dict[str, Any]
         "max_lifetime": key.max_lifetime_s,
         "created_at": key.created_at_s,
         "activated_at": key.activated_at_s,
-        "active_from": _signs_from_s(key, listing.ring, policy) if key.state is KeyState.NEXT else None,
+        "active_from": active_from_s if key.state is KeyState.NEXT else None,
         "retired_at": key.retired_at_s,
         "revoked_at": key.revoked_at_s,
         "safe_to_drop_from": key.safe_to_drop_from_s,
         "passed_over": key.passed_over,
-        "damaged": key.kid in listing.faults,
     }
-
-
-def _notes(listing: Listing, *, now_s: float) -> list[str]:
-    """What a person should know beside the table."""
-    notes = list(listing.faults.values())
-    future = [key.kid for key in listing.ring.keys if (key.activated_at_s or key.created_at_s) > now_s + AHEAD_S]
-    if future:
-        notes.append(f"Times in the future, from a clock that is or was wrong: {', '.join(future)}.")
-    return notes if listing.problem is None else [*notes, listing.problem]
-
-
-def _seals(listing: Listing) -> str:
-    """Under which of the secrets the file and the copy are, as far as there are any."""
-    which = {"first": "sealed with the first secret", "other": "sealed with another secret", "none": "in the clear"}
-    places = (("the file is", listing.file), ("Redis is", listing.redis))
-    return "".join(f", {place} {which[sealed]}" for place, sealed in places if sealed is not None)
-
-
-def _signs_from_s(key: Key, ring: KeyRing, policy: KeyPolicy) -> int | None:
-    if key.state is not KeyState.NEXT:
-        return key.activated_at_s
-    return promotion_due_at_s(ring, policy, now_s=datetime.now(UTC).timestamp())
-
-
-def _row(key: Key, ring: KeyRing, policy: KeyPolicy) -> tuple[str, ...]:
-    return (
-        key.kid,
-        key.algorithm,
-        key.state.value,
-        _time(_signs_from_s(key, ring, policy)),
-        _time(key.revoked_at_s if key.state is KeyState.REVOKED else key.retired_at_s),
-        _time(key.safe_to_drop_from_s),
-    )
 
 
 def _time(time_s: int | None) -> str:

@@ -70,19 +70,9 @@ def to_jwk_set(ring: KeyRing) -> bytes:
     unknown = any([ring.extra, *(record.extra for record in ring.records)])
     if ring.form == 1 and ring.active is not None and not ring.jwks_ages and not unknown:
         return _version_1(ring, ring.keys)  # else 0.1.0 cannot read it in any form
-    return _written(
-        ring.extra
-        | {
-            "version": FORM,
-            "purpose": PURPOSE,
-            "ring": ring.ring_id,
-            "revision": ring.revision,
-            "revoked_before": ring.revoked_before_s,
-            "derivation_secret": base64.b64encode(ring.derivation_secret).decode(),
-            "jwks_ages": {str(age_s): time_s for age_s, time_s in ring.jwks_ages.items()},
-            "keys": [record.extra | _life(record) | record.private for record in ring.records],
-        }
-    )
+    ages = {str(age_s): time_s for age_s, time_s in ring.jwks_ages.items()}
+    keys = [record.extra | _life(record) | record.private for record in ring.records]
+    return _written(ring, ring.extra | {"version": FORM}, {"jwks_ages": ages, "keys": keys})
 
 
 def from_jwk_set(stored: bytes) -> KeyRing:
@@ -156,27 +146,27 @@ def to_jwk_set_0_1_0(ring: KeyRing) -> bytes:
 
 
 def _version_1(ring: KeyRing, keys: Iterable[Key]) -> bytes:
-    return _written(
-        {
-            "purpose": PURPOSE,
-            "ring": ring.ring_id,
-            "revision": ring.revision,
-            "revoked_before": ring.revoked_before_s,
-            "derivation_secret": base64.b64encode(ring.derivation_secret).decode(),
-            "keys": [_key_0_1_0(key) for key in keys],
-        }
-    )
+    return _written(ring, {}, {"keys": [_life(key, state=key.state) | key.private for key in keys]})
 
 
-def _written(document: dict[str, Any]) -> bytes:
+def _written(ring: KeyRing, first: dict[str, Any], last: dict[str, Any]) -> bytes:
     """By the standard library: unknown members may hold numbers of any size."""
+    members = {
+        "purpose": PURPOSE,
+        "ring": ring.ring_id,
+        "revision": ring.revision,
+        "revoked_before": ring.revoked_before_s,
+        "derivation_secret": base64.b64encode(ring.derivation_secret).decode(),
+    }
+    document = first | members | last
     return json.dumps(document, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _life(record: KeyRecord) -> dict[str, Any]:
+def _life(record: KeyRecord, *, state: KeyState | None = None) -> dict[str, Any]:
     stored = _StoredKey(
         kid=record.kid,
         alg=record.algorithm,
+        state=state,
         max_lifetime=record.max_lifetime_s,
         created_at=record.created_at_s,
         activated_at=record.activated_at_s,
@@ -184,7 +174,8 @@ def _life(record: KeyRecord) -> dict[str, Any]:
         revoked_at=record.revoked_at_s,
         revoked_before=record.revoked_before_s,
     )
-    return {**msgspec.to_builtins(stored), "use": "sig"}
+    members: dict[str, Any] = msgspec.to_builtins(stored)
+    return {"kid": record.kid, "alg": record.algorithm, "use": "sig"} | members
 
 
 def _record(life: _StoredKey, raw: dict[str, Any]) -> KeyRecord:
@@ -237,8 +228,3 @@ def _without_states(lives: list[_StoredKey], records: list[KeyRecord]) -> list[K
             times["activated_at_s"] = max(own) + 1
         converted.append(msgspec.structs.replace(record, **times))
     return converted
-
-
-def _key_0_1_0(key: Key) -> dict[str, Any]:
-    life = _life(key) | {"state": key.state.value}
-    return {name: life[name] for name in _StoredKey.__struct_fields__ if name in life} | key.private

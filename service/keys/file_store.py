@@ -217,9 +217,15 @@ class DurableFile:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[tuple[bytes | None, Callable[[bytes], None]]]:
-        """The bytes, under the lock of the folder, and what replaces them; on return from that they are durable."""
+        """The bytes, under the lock of the folder, and what replaces them; on return from that they are durable.
+
+        The folder is made where there is none, and each new one lasts as well.
+        """
         with _disk(self._path):
-            self._make_folder()
+            missing = [folder for folder in (self._directory, *self._directory.parents) if not folder.exists()]
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in missing:
+                self._sync_folder(folder.parent)
             # The file itself cannot be locked, as it is replaced.
             lock = os.open(self._directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -261,13 +267,6 @@ class DurableFile:
                 new.unlink(missing_ok=True)
             raise
         self._sync_folder(self._directory)
-
-    def _make_folder(self) -> None:
-        """Makes the folder where there is none, and makes each new one last."""
-        missing = [folder for folder in (self._directory, *self._directory.parents) if not folder.exists()]
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in missing:
-            self._sync_folder(folder.parent)
 
     def _sync_folder(self, directory: Path) -> None:
         """Makes a rename in the folder last."""

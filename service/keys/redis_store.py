@@ -109,48 +109,46 @@ def parse_redis_url(text: str) -> RedisAddress:
     if url.scheme not in _SCHEMES:
         raise ValueError(f"must start with one of: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
     kind, base = _SCHEMES[url.scheme]
-    _check_options(url.scheme, given, kind=kind, tls=base == "rediss")
+    tls, sentinel = base == "rediss", kind == "sentinel"
+    allowed = {"db"} | (_TLS_OPTIONS if tls else set()) | (_SENTINEL_OPTIONS if sentinel else set())
+    if not given.keys() <= allowed:
+        raise ValueError(f"has an unknown option; {url.scheme}:// takes {', '.join(sorted(allowed))}")
+    if given.get("ssl_check_hostname", "true") not in ("true", "false"):
+        raise ValueError("has an ssl_check_hostname that is neither true nor false")
     if "#" in text:
         raise ValueError("must not have a #; write %23 where it belongs to a password")
     credentials, _, hosts = url.netloc.rpartition("@")
     nodes: tuple[tuple[str, int], ...] = ()
-    service, socket, db = "", None, given.get("db", "0")
+    path, socket = url.path, None
     if base == "unix":
-        if hosts or not url.path.startswith("/") or url.path == "/":
+        if hosts or not path.startswith("/") or path == "/":
             raise ValueError("must name the socket by its full path: unix:///PATH")
-        socket = unquote(url.path)
+        path, socket = "", unquote(path)
     else:
-        service, db = _service_and_db(url.path, kind, given.get("db"))
-        nodes = tuple(_node(host, 26379 if kind == "sentinel" else 6379) for host in hosts.split(","))
-        if kind == "single" and len(nodes) > 1:
-            raise ValueError("must name one host; several are for redis+sentinel:// and redis+cluster://")
-    if not (db.isascii() and db.isdigit() and len(db) <= _MAX_DB_DIGITS):
-        raise ValueError("has a database that is not a number")
-    if kind == "cluster" and int(db):
-        raise ValueError("must not name a database: a cluster has only number 0")
-    options: dict[str, Any] = {**parse_url(f"{base}://{credentials}@?{url.query}"), "db": int(db)}
+        nodes = tuple(_node(host, 26379 if sentinel else 6379) for host in hosts.split(","))
+    service, db = _service_and_db(path, kind, given.get("db"))
+    if kind == "single" and len(nodes) > 1:
+        raise ValueError("must name one host; several are for redis+sentinel:// and redis+cluster://")
+    options: dict[str, Any] = {**parse_url(f"{base}://{credentials}@?{url.query}"), "db": db}
     options.pop("connection_class", None)
-    if base == "rediss":
+    if tls:
         options["ssl"] = True
     return RedisAddress(kind=kind, nodes=nodes, socket=socket, service=service, options=options)
 
 
-def _check_options(scheme: str, given: dict[str, str], *, kind: Kind, tls: bool) -> None:
-    allowed = {"db"} | (_TLS_OPTIONS if tls else set()) | (_SENTINEL_OPTIONS if kind == "sentinel" else set())
-    if not given.keys() <= allowed:
-        raise ValueError(f"has an unknown option; {scheme}:// takes {', '.join(sorted(allowed))}")
-    if given.get("ssl_check_hostname", "true") not in ("true", "false"):
-        raise ValueError("has an ssl_check_hostname that is neither true nor false")
-
-
-def _service_and_db(path: str, kind: Kind, option: str | None) -> tuple[str, str]:
+def _service_and_db(path: str, kind: Kind, option: str | None) -> tuple[str, int]:
     parts = [unquote(part) for part in path.split("/")[1:] if part]
     service = parts.pop(0) if kind == "sentinel" and parts else ""
     if kind == "sentinel" and not service:
         raise ValueError("must name the master: redis+sentinel://HOST:PORT,HOST:PORT/NAME")
     if len(parts) > 1 or (parts and option is not None):
         raise ValueError("has a path that is not understood; at most one database number follows the hosts")
-    return service, option or (parts[0] if parts else "0")
+    db = option or (parts[0] if parts else "0")
+    if not (db.isascii() and db.isdigit() and len(db) <= _MAX_DB_DIGITS):
+        raise ValueError("has a database that is not a number")
+    if kind == "cluster" and int(db):
+        raise ValueError("must not name a database: a cluster has only number 0")
+    return service, int(db)
 
 
 def _node(text: str, default_port: int) -> tuple[str, int]:
