@@ -31,7 +31,7 @@ _SEALED_WITH: Final = {
     "none": "in the clear",
 }
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 SettingsLoader = Callable[[], Settings]
 
 
@@ -139,7 +139,7 @@ def rotate(load_settings: SettingsLoader, now: bool, as_json: bool) -> None:  # 
 def revoke(load_settings: SettingsLoader, kid: str | None, before: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Refuse every token of the key KID, or every guest from before a time. This cannot be undone.
 
-    Where KID is the key that signs, the staged key or a fresh one signs in its stead, and KID is revoked 2 seconds
+    Where KID is the key that signs, the staged key or a fresh one signs in its place, and KID is revoked 2 seconds
     later, once the running services know the other (5 while Redis is out of reach). Verifiers that work offline see a
     revoked key vanish only when their cache of the JWKS ends, and do not see a revocation by time.
     """
@@ -206,8 +206,8 @@ def export(
 ) -> None:
     """Print the keyring for a backup, private keys included, in the clear.
 
-    Whoever has it can sign tokens: keep it as safe as the keys themselves. `keys import` takes it back. The sealed file
-    keyring.json is as good a backup, as long as its secret is kept.
+    Anyone who has it can sign tokens: keep it as safe as the keys themselves. `keys import` takes it back. The sealed
+    file keyring.json is as good a backup, as long as its secret is kept.
     """
     if pem and not public:
         raise click.UsageError("--pem goes with --public; private keys are exported as a JWK Set alone.")
@@ -233,7 +233,17 @@ def export(
             content = output.as_json({"keys": blocks})
         else:
             content = "".join(f"{kid}\n{block}" for kid, block in blocks.items())
-    _write(content.rstrip("\n") + "\n", output_file)
+    content = content.rstrip("\n") + "\n"
+    if output_file is None:
+        click.echo(content, nl=False)
+        return
+    try:
+        descriptor = os.open(output_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+    except OSError as error:
+        raise click.UsageError(f"--output: {output_file}: {error.strerror}") from error
 
 
 @keys.command("import", short_help="Join an exported keyring with the one that is there.")
@@ -246,7 +256,7 @@ def import_file(load_settings: SettingsLoader, file: Any, foreign: bool, as_json
 
     Into an empty folder it restores the keyring as it was. FILE may be - for standard input.
 
-    With --foreign the keys of another deployment's keyring are taken in as retired: they verify here and never sign.
+    With --foreign the keys of another deployment's keyring are imported as retired: they verify here and never sign.
     """
     content = file.read()
     settings = load_settings()
@@ -263,14 +273,14 @@ def secret(as_json: bool) -> None:  # noqa: FBT001
     """Print a fresh secret for GUEST_KEYS_SECRET.
 
     To change the secret without a pause: put the new one behind the old (OLD,NEW) and restart each process; then put it
-    in front (NEW,OLD) and restart each again; then take the old one away.
+    in front (NEW,OLD) and restart each again; then remove the old one.
     """
     fresh = make_secret()
     click.echo(output.as_json({"secret": fresh}) if as_json else fresh)
 
 
 def _run(settings: Settings, ask: Callable[[KeyAdmin], Coroutine[Any, Any, T]]) -> T:
-    # What is set here holds; what is not is for the service's settings to say, which this shell may lack.
+    # A variable that is set here counts; otherwise the service decides, whose settings this shell may lack.
     algorithm = settings.keys.algorithm if os.environ.get("GUEST_ALGORITHM") else None
 
     async def asked() -> T:
@@ -365,16 +375,3 @@ def _time(time_s: int | None) -> str:
         return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return str(time_s)
-
-
-def _write(content: str, output_file: Path | None) -> None:
-    if output_file is None:
-        click.echo(content, nl=False)
-        return
-    try:
-        descriptor = os.open(output_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-    except OSError as error:
-        raise click.UsageError(f"--output: {output_file}: {error.strerror}") from error

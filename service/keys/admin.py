@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from service.errors import CacheEmpty, InvalidTransition, KeyringDamaged, KeyringError, KeyringForeign, WrongSecret
+from service.errors import InvalidTransition, KeyringDamaged, KeyringError, KeyringForeign, WrongSecret
 from service.keys import Clock, keyring
 from service.keys.encryption import Sealer
 from service.keys.file_store import FileStore, SealedWith, open_ring
@@ -81,7 +81,7 @@ class KeyAdmin:
         return (await self.list()).ring
 
     async def list(self) -> Listing:
-        """As `ring`, with what else there is to know."""
+        """As `ring`, with the facts that the ring does not hold."""
         theirs, problem = None, None
         async with self._redis():
             try:
@@ -114,18 +114,12 @@ class KeyAdmin:
         """
         fresh = await asyncio.to_thread(self._generator.ring)
 
-        def work() -> tuple[KeyRing | None, KeyRing]:
-            with self._writable.transaction() as tx:
-                before = tx.ring
-                if before is not None and not replace:
-                    raise InvalidTransition(f"There is a keyring already, of deployment {before.ring_id}.")
-                tx.ring = ring = before or fresh
-            return before, ring
+        def move(current: KeyRing | None) -> KeyRing:
+            if current is not None and not replace:
+                raise InvalidTransition(f"There is a keyring already, of deployment {current.ring_id}.")
+            return current or fresh
 
-        before, ring = await asyncio.to_thread(work)
-        async with self._redis():
-            redis, problem = await self._put(ring, overwrite=replace)
-        return OperationResult(before=before, ring=ring, redis=redis, problem=problem)
+        return await self._done(move, overwrite=replace)
 
     async def rotate(self) -> OperationResult:
         """Stages a key where none is staged; a running keeper lets it sign once it was published for long enough."""
@@ -222,9 +216,9 @@ class KeyAdmin:
 
         def promote(ring: KeyRing) -> KeyRing:
             ring = move(ring)
-            if ring.staged is None or (successor is not None and ring.staged.kid != successor.kid):
-                # Another process let the successor sign meanwhile; where nothing signs now, what is staged does.
-                return ring if ring.active or ring.staged is None else keyring.promote(ring, now_s=self._clock())
+            staged = ring.staged
+            if staged is None or (ring.active and successor and staged.kid != successor.kid):
+                return ring  # another process let the successor sign meanwhile
             return keyring.promote(ring, now_s=self._clock())
 
         return msgspec.structs.replace(await self._change(promote), before=first.before)
@@ -232,7 +226,7 @@ class KeyAdmin:
     async def _change(self, move: Callable[[KeyRing], KeyRing]) -> OperationResult:
         return await self._done(lambda current: move(_existing(current, "the folder")))
 
-    async def _done(self, move: Callable[[KeyRing | None], KeyRing]) -> OperationResult:
+    async def _done(self, move: Callable[[KeyRing | None], KeyRing], *, overwrite: bool = False) -> OperationResult:
         """Moves the join of file and copy on, writes it to the file, and then to Redis."""
         async with self._redis():
             theirs = None
@@ -249,15 +243,15 @@ class KeyAdmin:
                 return before, ring
 
             before, ring = await asyncio.to_thread(work)
-            redis, problem = await self._put(ring)
+            redis, problem = await self._put(ring, overwrite=overwrite)
         return OperationResult(before=before, ring=ring, redis=redis, problem=problem)
 
     async def _put(self, ring: KeyRing, *, overwrite: bool = False) -> tuple[str, str | None]:
-        """Gives the copy what it lacks; how Redis is then, and what stands in the way."""
+        """Gives the copy what it lacks; how Redis is then, and the problem, if any."""
         if self._copy is None:
             return "off", None
         try:
-            with contextlib.suppress(KeyringDamaged, WrongSecret, CacheEmpty):
+            with contextlib.suppress(KeyringDamaged, WrongSecret):
                 found = await self._copy.get()
                 if found is not None and not (overwrite and found.ring_id != ring.ring_id):
                     joined = keyring.join(found, ring)

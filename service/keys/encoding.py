@@ -24,7 +24,7 @@ _Time = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 _MAX_AGES: Final = 1_000
 
 
-class _StoredKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _StoredKey(msgspec.Struct, frozen=True, kw_only=True):
     """The members of a key that are not its numbers. Version 2 has no `state`."""
 
     kid: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,16}$")]
@@ -62,6 +62,8 @@ class _Purpose(msgspec.Struct, frozen=True):
 
 
 _KEY_MEMBERS: Final = frozenset(_StoredKey.__struct_fields__) | MEMBERS
+_TIMES: Final = ("max_lifetime", "created_at", "activated_at", "retired_at", "revoked_at", "revoked_before")
+"""The members of a key that a record has under the same names, with their unit."""
 _RING_MEMBERS: Final = frozenset(_StoredRing.__struct_fields__)
 
 
@@ -103,7 +105,17 @@ def from_jwk_set(stored: bytes) -> KeyRing:
         raise KeyringDamaged("The keyring is damaged: its secret is not of 32 to 64 bytes.")
     if len({life.kid for life in lives}) != len(lives):
         raise KeyringDamaged("The keyring is damaged: two keys have one kid.")
-    records = [_record(life, raw) for life, raw in zip(lives, parsed.keys, strict=True)]
+    records = []
+    for life, raw in zip(lives, parsed.keys, strict=True):
+        numbers = {name: value for name, value in raw.items() if name in MEMBERS}
+        record = KeyRecord(
+            kid=life.kid,
+            algorithm=life.alg,
+            private=numbers if life.revoked_at is None else without_private(numbers),
+            extra={name: value for name, value in raw.items() if name not in _KEY_MEMBERS},
+            **{f"{name}_s": getattr(life, name) for name in _TIMES},
+        )
+        records.append(record)
     if parsed.version == 1:
         records = _without_states(lives, records)
     return KeyRing(
@@ -163,35 +175,9 @@ def _written(ring: KeyRing, first: dict[str, Any], last: dict[str, Any]) -> byte
 
 
 def _life(record: KeyRecord, *, state: KeyState | None = None) -> dict[str, Any]:
-    stored = _StoredKey(
-        kid=record.kid,
-        alg=record.algorithm,
-        state=state,
-        max_lifetime=record.max_lifetime_s,
-        created_at=record.created_at_s,
-        activated_at=record.activated_at_s,
-        retired_at=record.retired_at_s,
-        revoked_at=record.revoked_at_s,
-        revoked_before=record.revoked_before_s,
-    )
-    members: dict[str, Any] = msgspec.to_builtins(stored)
-    return {"kid": record.kid, "alg": record.algorithm, "use": "sig"} | members
-
-
-def _record(life: _StoredKey, raw: dict[str, Any]) -> KeyRecord:
-    members = {name: raw[name] for name in raw if name in MEMBERS}
-    return KeyRecord(
-        kid=life.kid,
-        algorithm=life.alg,
-        private=members if life.revoked_at is None else without_private(members),
-        max_lifetime_s=life.max_lifetime,
-        created_at_s=life.created_at,
-        activated_at_s=life.activated_at,
-        retired_at_s=life.retired_at,
-        revoked_at_s=life.revoked_at,
-        revoked_before_s=life.revoked_before,
-        extra={name: value for name, value in raw.items() if name not in _KEY_MEMBERS},
-    )
+    stored = {"kid": record.kid, "alg": record.algorithm, "use": "sig", "state": state and state.value}
+    stored |= {name: getattr(record, f"{name}_s") for name in _TIMES}
+    return {name: value for name, value in stored.items() if value is not None}
 
 
 _SINCE: Final = {

@@ -1,6 +1,6 @@
 """Sealing: bytes to bytes with Fernet (AES-128-CBC and HMAC-SHA256), under one or more secrets.
 
-Knows nothing of what is sealed. The first secret seals, any of them opens, so that a secret can be changed without a
+Knows nothing of the content. The first secret seals, any of them opens, so that a secret can be changed without a
 pause.
 """
 

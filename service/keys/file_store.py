@@ -2,8 +2,8 @@
 
 A transaction holds an exclusive `flock`, writes a new file beside the old one, syncs it, renames it over the old one
 and syncs the folder; whatever fails on the way, the old file stays as it was. A process killed at any point leaves the
-old content or the new, never a mix, and the kernel releases its lock. What is read is synced as well, as the process
-that wrote it may not have done so. Run as root, it leaves all files to the user whose service runs on the folder.
+old content or the new, never a mix, and the kernel releases its lock. Content that is read is synced as well, as the
+process that wrote it may not have done so. Run as root, it leaves all files to the user whose service runs there.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from service.errors import KeyringDamaged, StoreUnavailable, WrongSecret
 from service.keys import encoding
@@ -33,7 +34,7 @@ LOCK_TIMEOUT_S: Final = 5.0
 DISK_TIMEOUT_S: Final = 10.0
 """For one look or one transaction, the lock included; a disk that takes longer counts as unavailable."""
 MAX_BYTES: Final = 16 * 2**20
-"""Far above the largest ring; what is larger is none, and is not read into memory."""
+"""Far above the largest ring; a larger file is no keyring, and is not read into memory."""
 CANNOT_SYNC: Final = frozenset({errno.EROFS, errno.EINVAL, errno.ENOTSUP, errno.EACCES})
 """A read-only disk needs no sync, some network file systems cannot sync a folder; one that failed (EIO) is neither."""
 
@@ -51,38 +52,25 @@ class Disk:
 
     def __init__(self, *, timeout_s: float = DISK_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._busy = False
+        self._last: Future[Any] | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
         """The result of the call, or what it raises; raises `StoreUnavailable` past the deadline."""
-        if self._busy:
+        if self._last is not None and not self._last.done():
             raise StoreUnavailable("The disk of the keyring does not respond.")
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[T] = loop.create_future()
-
-        def settle(value: T | None, error: BaseException | None) -> None:
-            self._busy = False
-            if result.done():  # past the deadline
-                return
-            if error is None:
-                result.set_result(value)  # type: ignore[arg-type]
-            else:
-                result.set_exception(error)
+        self._last = result = Future[T]()
+        result.set_running_or_notify_cancel()  # past the deadline, the thread may still set its result
 
         def work() -> None:
-            value, error = None, None
             try:
-                value = call()
-            except BaseException as raised:  # noqa: BLE001 - all of them belong to the caller
-                error = raised
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(settle, value, error)
+                result.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - all of them belong to the caller
+                result.set_exception(error)
 
-        self._busy = True
         threading.Thread(target=work, name="keyring-disk", daemon=True).start()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await result
+                return await asyncio.wrap_future(result)
         except TimeoutError:
             raise StoreUnavailable("The disk of the keyring does not respond.") from None
 
@@ -239,7 +227,7 @@ class DurableFile:
         """The bytes, synced with their folder.
 
         Another process may have renamed the file a moment ago and not yet have synced the folder, or a person may have
-        copied a backup there; and what is signed with must last.
+        copied a backup there; and a key that signs must last.
         """
         try:
             with self._path.open("rb") as file:

@@ -94,7 +94,7 @@ class HeldRing:
         self.changed = asyncio.Event()
         """Set with each change."""
         self.fault: str | None = None
-        """What is wrong with keys whose numbers are damaged."""
+        """The faults of damaged keys, for people."""
         self._policy = policy
         self._rotation = rotation
         self._clock = clock
@@ -106,7 +106,7 @@ class HeldRing:
         return None if self.loaded is None else self.loaded.ring
 
     async def take(self, found: KeyRing) -> KeyRing:
-        """Joins what was found at a source into the ring; the ring afterwards.
+        """Joins a ring that was found into the one held; returns the ring afterwards.
 
         Raises:
             KeyringForeign: it is another deployment's.

@@ -64,7 +64,7 @@ class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored of a key. `private` is its private JWK (RFC 7517), of a revoked key its public one.
+    """The stored members of a key. `private` is its private JWK (RFC 7517), of a revoked key its public one.
 
     `retired_at_s` is stored for keys of another deployment, which verify here and never sign. Of such a key,
     `revoked_before_s` refuses that deployment's guests of before then, as the ring's own time does all of them.
@@ -106,7 +106,7 @@ class Key(KeyRecord, frozen=True, kw_only=True):
 
 
 class KeyRing(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """All keys of one deployment, with what must travel with them; `ring_id` tells deployments apart.
+    """All keys of one deployment, and all that must travel with them; `ring_id` tells deployments apart.
 
     `revision` counts moves, for people alone. `jwks_ages` has each JWKS max-age that was ever published, in seconds,
     with the time when it last was. `extra` are members that a later release wrote. `form` is the version
@@ -264,7 +264,7 @@ def _joined_members(one: dict[K, V], other: dict[K, V], choose: Callable[[V, V],
 
 
 def _joined_unknown(one: Any, other: Any) -> Any:
-    """Objects member by member, else the greater canonical JSON; any object is greater than what is none."""
+    """Objects member by member, else the greater canonical JSON; an object is greater than any other value."""
     if isinstance(one, dict) and isinstance(other, dict):
         return _joined_members(one, other, _joined_unknown)
     return max(one, other, key=_canonical)

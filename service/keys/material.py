@@ -39,7 +39,7 @@ def without_private(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fault(algorithm: str, members: Mapping[str, Any], *, private: bool) -> str | None:
-    """What is wrong with the form of a key; None where it is whole. Says nothing of the numbers themselves."""
+    """The fault in the form of a key, None where it is whole; says nothing about the numbers themselves."""
     material = MATERIAL.get(algorithm)
     if material is None:
         return "its algorithm is not known here"

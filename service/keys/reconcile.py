@@ -1,8 +1,9 @@
 """Brings the places of a ring together: the file of a keeper, the sealed copy in Redis, and the process's memory.
 
 Each place is replaced by nothing but the join of what it held and what was found, so no order of events needs code of
-its own. What is signed with is durable: a keeper writes a key to its file before it holds it. A file that vanishes or
-is damaged under the process is left alone; the process goes on with the ring it holds, and follows Redis.
+its own. A ring in memory includes each ring that was found, so it is also the ring that file and Redis must hold. A key
+is durable before it signs: a keeper writes it to its file before it holds it. A file that vanishes or is damaged under
+the process is left alone; the process goes on with the ring it holds, and follows Redis.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ class Core(msgspec.Struct, frozen=True):
     steady_clock: Clock
 
     async def take(self, found: KeyRing, *, in_copy: bool = False) -> KeyRing:
-        """Joins what was found at a source into the ring in memory; the ring afterwards. Raises `KeyringForeign`."""
+        """Joins a ring that was found into the one in memory; returns the ring afterwards. Raises `KeyringForeign`."""
         before = self.held.ring
         ring = await self.held.take(found)
         if before is not None and ring != before:
@@ -133,7 +134,7 @@ class FileKeeper:
     async def _first_ring(self) -> KeyRing:
         """For an empty folder: the ring in Redis, or a new one where Redis is reachable and empty, or off.
 
-        An unmounted volume must not log every guest out: so whatever stands in the way of knowing raises.
+        An unmounted volume must not log every guest out: so it raises where it cannot know.
         """
         theirs = None if self._copy is None else await self._ring_in_redis(self._copy)
         if theirs is None and self._patience_s is None:
@@ -234,19 +235,20 @@ class CopyTender:
         try:
             found = await self._copy.get()
         except (KeyringDamaged, WrongSecret):
-            await self._put(self._core.held.ring)
+            await self._put()
             raise
+        lacking = found is None
         if found is not None:
             ring = await self._core.take(found, in_copy=True)
-            if keyring.differs(found, ring, now_s=self._core.clock()) or self._copy.needs_sealing:
-                await self._put(ring)
+            lacking = keyring.differs(found, ring, now_s=self._core.clock()) or self._copy.needs_sealing
         self.foreign_since = None
-        if found is None:
-            if not self._keeps:
-                raise CacheEmpty("Redis holds no keyring.")
-            await self._put(self._core.held.ring)
+        if found is None and not self._keeps:
+            raise CacheEmpty("Redis holds no keyring.")
+        if lacking:
+            await self._put()
 
-    async def _put(self, ring: KeyRing | None) -> None:
+    async def _put(self) -> None:
+        ring = self._core.held.ring
         if ring is None or not self._keeps:
             return
         await self._copy.put(ring)

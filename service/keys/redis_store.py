@@ -63,7 +63,7 @@ _SCHEMES: Final[dict[str, tuple[Kind, str]]] = {
     "redis+cluster": ("cluster", "redis"),
     "rediss+cluster": ("cluster", "rediss"),
 }
-"""What is connected to, and the scheme of redis-py that its credentials and options are read with."""
+"""The kind of server, and redis-py's scheme for its credentials and options."""
 _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
 _SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 _MAX_DB_DIGITS: Final = 5
@@ -86,7 +86,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         return f"RedisAddress({self})"
 
     def __str__(self) -> str:
-        """The address for people, without what is secret."""
+        """The address for people, without its secrets."""
         nodes = self.socket or ",".join(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.nodes
         )
@@ -104,7 +104,7 @@ def parse_redis_url(text: str) -> RedisAddress:
         given = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
     except ValueError:
         raise ValueError(
-            "is no URL; percent-encode what is special in a password, and write options as NAME=VALUE"
+            "is no URL; percent-encode special characters in a password, and write options as NAME=VALUE"
         ) from None
     if url.scheme not in _SCHEMES:
         raise ValueError(f"must start with one of: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")

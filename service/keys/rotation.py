@@ -1,4 +1,4 @@
-"""What is due for a ring and when: promotion, staging, forgetting. Decides; writes nothing.
+"""Which moves of a ring are due, and when: promotion, staging, forgetting. Decides; writes nothing.
 
 Two clocks decide together. The wall clock may jump, so nothing that cannot be undone happens by it alone: this process
 must itself have seen a key staged, or dead, for long enough by a clock that only goes forward. And a ring may hold

@@ -31,7 +31,7 @@ TokenType = Literal["guest+jwt", "at+jwt"]
 
 
 class _JoseKey(Protocol):
-    """What is used of python-jose's keys."""
+    """The methods used of python-jose's keys."""
 
     def sign(self, msg: bytes) -> bytes: ...
     def verify(self, msg: bytes, sig: bytes) -> bool: ...
@@ -148,7 +148,7 @@ def require_cryptography_backend(found: tuple[type, type] = (backends.ECKey, bac
 
 
 class _ES256Key(backends.ECKey):  # type: ignore[misc]  # python-jose has no types
-    """python-jose's key, signing as it does but with what is the same each time made once: a fifth of a signature."""
+    """python-jose's key, with the constant parts of each signature made once: that saves a fifth of its time."""
 
     def sign(self, msg: bytes) -> bytes:
         r, s = decode_dss_signature(self.prepared_key.sign(msg, _ECDSA_SHA256))

@@ -931,7 +931,7 @@ async def test_a_stray_follower_is_not_ready_after_its_lead(world: World) -> Non
     assert not follower.status().ready
     assert follower.status().redis == "keyring_foreign"
 
-    await stray._copy._put(held(stray))  # type: ignore[union-attr]
+    await memory_store(world.cache, SECRET).put(held(stray))
     await tick(follower)
     assert follower.status().ready
 
