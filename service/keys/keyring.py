@@ -207,9 +207,8 @@ def join(mine: KeyRing, theirs: KeyRing) -> KeyRing:
 
 def differs(found: KeyRing, joined: KeyRing, *, now_s: float) -> bool:
     """Whether the place that holds `found` lacks a part of `joined`; rings that differ in dead keys alone are equal."""
-    kept = {record.kid for record in joined.records}
-    ignored = dead(joined, now_s=now_s) | (dead(found, now_s=now_s) - kept)
-    return forget(found, ignored) != forget(joined, ignored)
+    ignored = dead(joined, now_s=now_s)
+    return forget(found, ignored) != forget(join(found, joined), ignored)
 
 
 def dead(ring: KeyRing, *, now_s: float) -> frozenset[str]:

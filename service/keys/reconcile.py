@@ -228,13 +228,10 @@ class CopyTender:
             self.confirmed_at = self._core.steady_clock()
 
     async def _reconcile(self) -> None:
-        """Takes what the copy knows and, as a keeper, gives it what it lacks.
-
-        Another deployment's ring, or one of a newer form, is left alone.
-        """
+        """Takes what the copy knows and, as a keeper, gives it what it lacks."""
         try:
             found = await self._copy.get()
-        except (KeyringDamaged, WrongSecret):
+        except (KeyringDamaged, WrongSecret):  # another deployment's ring, or one of a newer form, is left alone
             await self._put()
             raise
         lacking = found is None
