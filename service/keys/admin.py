@@ -228,14 +228,17 @@ class KeyAdmin:
 
     async def _done(self, move: Callable[[KeyRing | None], KeyRing], *, overwrite: bool = False) -> OperationResult:
         """Moves the join of file and copy on, writes it to the file, and then to Redis."""
+        file = self._file
+        if file is None:
+            raise KeyringError("A follower (GUEST_KEYS_DIR=none) never writes; do this where the folder is.")
         async with self._redis():
             theirs = None
-            if self._copy is not None and self._file is not None:
+            if self._copy is not None:
                 with contextlib.suppress(KeyringError):
                     theirs = await self._copy.get()
 
             def work() -> tuple[KeyRing | None, KeyRing]:
-                with self._writable.transaction() as tx:
+                with file.transaction() as tx:
                     before = tx.ring
                     with contextlib.suppress(KeyringForeign):
                         tx.ring = before if before is None or theirs is None else keyring.join(before, theirs)
@@ -275,12 +278,6 @@ class KeyAdmin:
         finally:
             if self._copy is not None:
                 await self._copy.close()
-
-    @property
-    def _writable(self) -> FileStore:
-        if self._file is None:
-            raise KeyringError("A follower (GUEST_KEYS_DIR=none) never writes; do this where the folder is.")
-        return self._file
 
 
 def _existing(ring: KeyRing | None, place: str) -> KeyRing:
