@@ -43,6 +43,8 @@ WRITE_TIMEOUT_S: Final = 30.0
 """For a client to read the responses that wait for it, as they must not stay in memory for good. Enough for the
 largest asset of `/docs` at 60 KB a second."""
 
+_BAD_REQUEST, _REQUEST_TIMEOUT = HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT
+"""Looked up once: Python 3.11 takes 0.3 µs for a member of an enum, as long as for a header."""
 _BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 """A Host header (RFC 9110, section 7.2). aiohttp accepts any text there."""
@@ -228,12 +230,12 @@ class _Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Sends a response; aiohttp's own (404, 405, 417) become problem documents."""
-        if resp.status >= HTTPStatus.BAD_REQUEST and isinstance(resp, web.HTTPException):
+        if resp.status >= _BAD_REQUEST and isinstance(resp, web.HTTPException):
             resp = failure_response(resp, request)
         self._finished_requests = self._request_count
         # The rest of a body that was given up may still arrive: it must not be parsed as a request (RFC 9110,
         # section 15.5.9).
-        if resp.status == HTTPStatus.REQUEST_TIMEOUT:
+        if resp.status == _REQUEST_TIMEOUT:
             resp.force_close()
         # aiohttp reads a length of 2^64 - 1 as none: the body would be parsed as requests that no gateway has seen.
         if self._last_request or self._server.draining or (not request.body_exists and request.content_length):

@@ -24,11 +24,13 @@ MAX_COPIED_BYTES: Final = 65_536
 class ResponseHead:
     """Status line and the headers that are the same in every response of a kind; `Server` is always among them."""
 
-    __slots__ = ("is_public", "status", "text")
+    __slots__ = ("has_length", "is_public", "status", "text")
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
         self.is_public = "public" in headers.get("Cache-Control", "")
+        # A 304 has no body, and its length would be that of the response it stands for (RFC 9110, section 8.6).
+        self.has_length = status != HTTPStatus.NOT_MODIFIED
         self.text = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{_lines({**headers, 'Server': SERVER})}"
 
 
@@ -40,27 +42,25 @@ class Response(web.StreamResponse):
     nothing here reads.
     """
 
+    __slots__ = ("body", "extra_headers", "head", "keep_alive", "status")
+
+    status: int
+    """The status code. A slot, as `keep_alive`: each is read several times for a request."""
+    keep_alive: bool | None
+    """Whether the connection stays open; None while the request has not been looked at."""
+
     def __init__(
         self, head: ResponseHead, body: bytes = b"", *, extra_headers: Mapping[str, str] | None = None
     ) -> None:
         self.head = head
         self.body = body
         self.extra_headers = "" if extra_headers is None else _lines(extra_headers)
-        self._keeps_alive: bool | None = None
-
-    @property
-    def status(self) -> int:
-        """The status code."""
-        return self.head.status
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Whether the connection stays open; None while the request has not been looked at."""
-        return self._keeps_alive
+        self.keep_alive = None
+        self.status = head.status
 
     def force_close(self) -> None:
         """Closes the connection after this response."""
-        self._keeps_alive = False
+        self.keep_alive = False
 
     def add_header(self, name: str, value: str) -> None:
         """Adds a header to this response."""
@@ -68,10 +68,10 @@ class Response(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Sends the whole response."""
-        if self._keeps_alive is None:
-            self._keeps_alive = request.keep_alive
+        if self.keep_alive is None:
+            self.keep_alive = request.keep_alive
         connection = ""
-        if not self._keeps_alive:
+        if not self.keep_alive:
             connection = "Connection: close\r\n"
         elif request.version == HttpVersion10:
             connection = "Connection: keep-alive\r\n"
@@ -92,8 +92,7 @@ class Response(web.StreamResponse):
     def encode(self, *, connection: str = "Connection: close\r\n", with_body: bool = True) -> bytes:
         """The bytes of the response; to HEAD without its body (RFC 9110, section 9.3.2)."""
         body = self.body
-        # A 304 has no body, and its length would be that of the response it stands for (RFC 9110, section 8.6).
-        length = "" if self.head.status == HTTPStatus.NOT_MODIFIED else f"Content-Length: {len(body)}\r\n"
+        length = f"Content-Length: {len(body)}\r\n" if self.head.has_length else ""
         head = f"{self.head.text}{self.extra_headers}{length}Date: {rfc822_formatted_time()}\r\n{connection}\r\n"
         return head.encode("ascii") + body if with_body else head.encode("ascii")
 

@@ -6,6 +6,7 @@ Owns the order of these steps, which is the same for every endpoint. Knows no us
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from time import perf_counter
+from typing import Final
 
 from aiohttp import web
 
@@ -17,6 +18,7 @@ from service.http.request import Body, BodyReader
 from service.http.response import Response
 
 BodyHandler = Callable[[web.Request, Body], Awaitable[Response]]
+_BAD_REQUEST: Final = HTTPStatus.BAD_REQUEST
 FormHandler = Callable[[web.Request, schemas.Form], Awaitable[Response]]
 
 
@@ -71,7 +73,7 @@ class Routing:
             except Exception as error:  # noqa: BLE001 - `failure_response` logs it
                 response = failure_response(error, request, route=route, render=render)
             else:
-                if "X-Request-Id" in request.headers or response.status >= HTTPStatus.BAD_REQUEST:
+                if "X-Request-Id" in request.headers or response.status >= _BAD_REQUEST:
                     identify(response, request, route=route)
             meter.observe(response.status, seconds=perf_counter() - started_s)
             return response
