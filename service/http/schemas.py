@@ -46,6 +46,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     HOLDS_JSON: ClassVar[bool] = True
     EXCLUSIVE: ClassVar[tuple[str, ...]] = ()
 
+    def keeps_exclusive(self) -> bool:
+        """Whether at most one member of `EXCLUSIVE` is given."""
+        return not self.EXCLUSIVE or sum(getattr(self, name) is not UNSET for name in self.EXCLUSIVE) <= 1
+
 
 class IssueRequest(Request, frozen=True):
     """`POST /v1/issue`."""
@@ -123,10 +127,15 @@ def decode(raw: bytes, shape: type[T], *, header_faults: Sequence[Fault] = ()) -
     if quickly is not None and not header_faults:
         return quickly
     value = _decode_json(raw or b"{}", surrogates_in=shape.SURROGATES_IN)
-    faults = [*header_faults, *islice(_faults(value, shape), MAX_FAULTS)]
-    if faults:
-        raise InvalidRequest("The request is not of the right shape.", faults)
-    return msgspec.convert(value, shape)
+    faults = list(header_faults)
+    try:
+        decoded = msgspec.convert(value, shape)
+        if decoded.keeps_exclusive() and not faults:
+            return decoded
+    except msgspec.ValidationError:
+        pass  # it names one fault; here are all
+    faults += islice(_faults(value, shape), MAX_FAULTS)
+    raise InvalidRequest("The request is not of the right shape.", faults)
 
 
 # msgspec alone decodes and checks a body in one step, but it lets three things through that the strict decoder refuses.
@@ -135,7 +144,7 @@ def decode(raw: bytes, shape: type[T], *, header_faults: Sequence[Fault] = ()) -
 # - A member that occurs twice. msgspec keeps the last one, so encoding the decoded value again yields fewer members.
 #   Every member has one colon after its name, and other colons occur in strings alone, which decode and encode as they
 #   are unless the body escapes one as \u003a. So where no \u occurs and both texts have as many colons, none is lost.
-# - Nesting over 32 levels. It needs more than 32 opening brackets.
+# - Nesting over 32 levels. It needs more than 32 opening brackets; where there are as many, the depth is measured.
 # - A whole number beyond 64 bits. It has at least 19 digits in a row.
 # It refuses the rest itself: NaN, numbers beyond a double, lone surrogates, text that is not UTF-8.
 # Without this function the service reaches 0.90 (issue), 0.84 (verify, tokens seen before) and 0.82 (merge) of its
@@ -149,11 +158,13 @@ def _decode_quickly(raw: bytes, shape: type[T]) -> T | None:
     again = msgspec.json.encode(value)
     if again != raw and (again.count(b":") != raw.count(b":") or b"\\u" in raw):
         return None
-    if shape.HOLDS_JSON and (raw.count(b"{") + raw.count(b"[") > MAX_DEPTH or _MANY_DIGITS in raw.translate(_TO_ZEROS)):
-        return None
-    if sum(getattr(value, name) is not UNSET for name in shape.EXCLUSIVE) > 1:
-        return None
-    return value
+    if shape.HOLDS_JSON:
+        if _MANY_DIGITS in raw.translate(_TO_ZEROS):
+            return None
+        brackets = raw.count(b"{") + raw.count(b"[")
+        if brackets > MAX_DEPTH and depth(list(msgspec.structs.astuple(value))) > MAX_DEPTH:
+            return None
+    return value if value.keeps_exclusive() else None
 
 
 def _faults(value: object, shape: type[Request]) -> Iterator[Fault]:
