@@ -54,22 +54,15 @@ class ApiKeyAuth:
         self._looked_at_s = -math.inf
         self._reported: str | None = None
 
-    def check(self, headers: Headers) -> None:
+    def check(self, headers: Headers, *, form: Mapping[str, str] | None = None) -> None:
         """Lets the request through.
+
+        With `form`, the decoded body of an OAuth client, the key may also come as the client's secret (RFC 6749,
+        section 2.3.1), with any client id: the password of `Authorization: Basic`, or `client_secret` in the form.
 
         Raises:
             HttpProblem: `unauthorized` or `forbidden_origin`.
         """
-        self._check(headers, _presented(headers))
-
-    def check_client(self, headers: Headers, form: Mapping[str, str]) -> None:
-        """As `check`, and the key may come as an OAuth client's secret (RFC 6749, section 2.3.1), with any client id.
-
-        That is the password of `Authorization: Basic`, or `client_secret` in `form`, the decoded body.
-        """
-        self._check(headers, [*_presented(headers), *_basic_passwords(headers), form.get("client_secret", "")])
-
-    def _check(self, headers: Headers, presented: Iterable[str]) -> None:
         if not self.asks_for_a_key:
             # A page from elsewhere, also under a name rebound to this address, must not use a service that asks no key.
             origin = headers.get("Origin")
@@ -77,6 +70,11 @@ class ApiKeyAuth:
                 return
             raise HttpProblem("forbidden_origin", "Without an API key configured, only local pages may call.")
         self._reload()
+        # Each place may hold the key: a gateway may have put something of its own into the other.
+        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+        presented = [credentials.strip() if scheme.lower() == "bearer" else "", headers.get("X-API-Key", "")]
+        if form is not None:
+            presented += [*_basic_passwords(headers), form.get("client_secret", "")]
         digests = _digests(key for key in presented if key)
         # Digests of one length, and every key compared: the time says neither a key's length nor which one was close.
         if sum(hmac.compare_digest(digest, known) for digest in digests for known in self._digests):
@@ -104,13 +102,6 @@ class ApiKeyAuth:
         self._stamp, self._reported = stamp, None
         self._digests = _digests(keys)
         logger.info("API keys read again: %d", len(keys))
-
-
-def _presented(headers: Headers) -> list[str]:
-    """Each place may hold the key: a gateway may have put something of its own into the other."""
-    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-    bearer = credentials.strip() if scheme.lower() == "bearer" else ""
-    return [bearer, headers.get("X-API-Key", "")]
 
 
 def _basic_passwords(headers: Headers) -> list[str]:

@@ -74,9 +74,18 @@ class _Checks:
         """
         best: tuple[str, VerifiedToken] | None = None
         for raw_token in raw_tokens:
-            token = await self._verify(raw_token)
-            if token is None:
+            if self._signatures == MAX_SIGNATURES or self._looked_at == MAX_LOOKED_AT:
+                break
+            self._looked_at += 1
+            try:
+                token = await self._tokens.verify(raw_token)
+            except NotReady:
+                break
+            except InvalidToken as error:
+                # A subject is set once the signature was found good.
+                self._signatures += error.reason == "bad_signature" or error.subject is not None
                 continue
+            self._signatures += 1
             claims, counted = token.claims, None if best is None else best[1].claims
             if counted is None or (
                 claims.lineage == counted.lineage
@@ -84,21 +93,6 @@ class _Checks:
             ):
                 best = (raw_token, token)
         return best
-
-    async def _verify(self, raw_token: str) -> VerifiedToken | None:
-        if self._signatures == MAX_SIGNATURES or self._looked_at == MAX_LOOKED_AT:
-            return None
-        self._looked_at += 1
-        try:
-            token = await self._tokens.verify(raw_token)
-        except NotReady:
-            return None
-        except InvalidToken as error:
-            # A subject is set once the signature was found good.
-            self._signatures += error.reason == "bad_signature" or error.subject is not None
-            return None
-        self._signatures += 1
-        return token
 
 
 class ForwardAuth:
@@ -128,7 +122,7 @@ class ForwardAuth:
     async def verify(self, headers: Headers) -> AuthDecision | None:
         """The guest of a good token; None without one."""
         found = await self._find(headers)
-        return None if found is None else await self._known(found)
+        return None if found is None else await self._decide(found.token, raw_token=found.raw_token)
 
     def presents_a_token(self, headers: Headers) -> bool:
         """Whether the request came with anything that could be a guest token."""
@@ -140,17 +134,22 @@ class ForwardAuth:
         if found is None:
             return await self._first_visit(headers, method=method, peer=peer)
         # The owner of a Bearer token keeps it elsewhere than in a cookie, and would have two guests with one.
-        if not found.is_cookie or not self._may_set(headers, method=method):
-            return await self._known(found)
+        if found.is_cookie and self._may_set(headers, method=method):
+            renewed = await self._renewed(found)
+            if renewed is not None:
+                return await self._decide(renewed, raw_token=renewed.raw_token, sets_cookie=True)
+        return await self._decide(found.token, raw_token=found.raw_token)
+
+    async def _renewed(self, found: _Found) -> SignedToken | None:
+        """The guest's next token for the cookie; None where none is due or it does not fit."""
         if not (found.token.refresh_due or found.is_old_name or self._merges.is_superseded(found.token)):
-            return await self._known(found)
+            return None
         try:
             renewed = await self._merges.renew(found.token)
         except (NotReady, TokenTooLarge):
-            return await self._known(found)
-        if self._cookie.bytes_left(len(renewed.raw_token), max_age_s=renewed.claims.lifetime_s) < 0:
-            return await self._known(found)
-        return await self._signed(renewed, outcome="known")
+            return None
+        fits = self._cookie.bytes_left(len(renewed.raw_token), max_age_s=renewed.claims.lifetime_s) >= 0
+        return renewed if fits else None
 
     async def _first_visit(self, headers: Headers, *, method: str, peer: str | None) -> AuthDecision:
         forwarded_for = headers.getall("X-Forwarded-For", ())
@@ -158,7 +157,8 @@ class ForwardAuth:
         if not self._may_set(headers, method=method) or not self._limiter.allows(client):
             return self._nobody
         try:
-            return await self._signed(await self._tokens.issue(payload={}), outcome="new")
+            made = await self._tokens.issue(payload={})
+            return await self._decide(made, raw_token=made.raw_token, is_new=True, sets_cookie=True)
         except (NotReady, TokenTooLarge):
             return self._nobody
 
@@ -191,16 +191,9 @@ class ForwardAuth:
             and headers.get("Purpose", "").lower() != "prefetch"
         )
 
-    async def _known(self, found: _Found) -> AuthDecision:
-        identity = await self._identity(found.token, raw_token=found.raw_token, is_new=False)
-        return AuthDecision("known", identity)
-
-    async def _signed(self, token: SignedToken, *, outcome: Literal["known", "new"]) -> AuthDecision:
-        headers = await self._identity(token, raw_token=token.raw_token, is_new=outcome == "new")
-        headers["Set-Cookie"] = self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)
-        return AuthDecision(outcome, headers)
-
-    async def _identity(self, token: VerifiedToken | SignedToken, *, raw_token: str, is_new: bool) -> dict[str, str]:
+    async def _decide(
+        self, token: VerifiedToken | SignedToken, *, raw_token: str, is_new: bool = False, sets_cookie: bool = False
+    ) -> AuthDecision:
         headers = {
             "X-Guest-Id": token.claims.subject,
             "X-Guest-Version": str(token.claims.version),
@@ -215,7 +208,9 @@ class ForwardAuth:
             audience = self._policy.access_audience
             access_token = await self._tokens.reused_access_token(token, audience=audience)
             headers["X-Guest-Access-Token"] = access_token.raw_token
-        return headers
+        if sets_cookie:
+            headers["Set-Cookie"] = self._cookie.set(raw_token, max_age_s=token.claims.lifetime_s)
+        return AuthDecision("new" if is_new else "known", headers)
 
 
 def _bearer(headers: Headers) -> str:

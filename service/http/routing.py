@@ -48,7 +48,7 @@ class Routing:
 
         async def with_form(request: web.Request, body: Body) -> Response:
             form = schemas.decode_form(body.raw)
-            self._auth.check_client(request.headers, {name: values[-1] for name, values in form.items()})
+            self._auth.check(request.headers, form={name: values[-1] for name, values in form.items()})
             return await handler(request, form)
 
         async def guarded(request: web.Request) -> Response:

@@ -73,7 +73,7 @@ class MergeService:
         Raises:
             InvalidToken, InvalidRequest, InvalidPatch, PatchConflict, StaleToken, TokenTooLarge, NotReady
         """
-        old = (await self._tokens.check(raw_token)).claims
+        old = (await self._tokens.verify(raw_token, counted=False, remembered=False)).claims
         payload = None
         if patch is not None:
             changed = await compute(lambda: patch.apply(old.payload))
@@ -134,7 +134,7 @@ class MergeService:
         if not in_any_case and not seen.is_newer_than(old):
             return None
         try:
-            return (await self._tokens.check(seen.raw_token, remembered=True)).claims
+            return (await self._tokens.verify(seen.raw_token, counted=False)).claims
         except InvalidToken:
             return None
 

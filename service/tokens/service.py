@@ -222,22 +222,17 @@ class TokenService:
             self._memory_under(keys).put(signed.raw_token, (keys.ring.active, made), body=body)
         return signed
 
-    async def verify(self, raw_token: str, *, audience: Sequence[str] = ()) -> VerifiedToken:
+    async def verify(
+        self, raw_token: str, *, audience: Sequence[str] = (), counted: bool = True, remembered: bool = True
+    ) -> VerifiedToken:
         """Check signature and claims, in the contract's order; the first check that fails is the reason.
+
+        A token that is about to be replaced need not be `counted` as verified, nor `remembered`.
 
         Raises:
             InvalidToken: with the reason.
             NotReady: there is no ring to check with.
         """
-        token = await self._check(raw_token, audience=audience, remembered=True)
-        self.observe("verified")
-        return token
-
-    async def check(self, raw_token: str, *, remembered: bool = False) -> VerifiedToken:
-        """As `verify`, of a token that is about to be replaced: it is not counted, and not `remembered` by default."""
-        return await self._check(raw_token, audience=(), remembered=remembered)
-
-    async def _check(self, raw_token: str, *, audience: Sequence[str], remembered: bool) -> VerifiedToken:
         keys = self._signing_keys()
         try:
             memory = self._memory_under(keys)
@@ -263,6 +258,8 @@ class TokenService:
         except InvalidToken as error:
             self.observe(error.reason)
             raise
+        if counted:
+            self.observe("verified")
         return VerifiedToken(
             claims=proven,
             key=key,

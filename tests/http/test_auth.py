@@ -127,7 +127,7 @@ SECRET = "key+with%reserved:characters"
 def test_a_client_presents_the_key_where_oauth_puts_it(headers: CIMultiDictProxy[str], form: dict[str, str]) -> None:
     auth = ApiKeyAuth(Settings.from_mapping({"GUEST_API_KEYS": SECRET}).access, clock=HandClock())
 
-    auth.check_client(headers, form)
+    auth.check(headers, form=form)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_client_without_the_key_is_refused(headers: CIMultiDictProxy[str], for
     auth = ApiKeyAuth(Settings.from_mapping({"GUEST_API_KEYS": SECRET}).access, clock=HandClock())
 
     with pytest.raises(HttpProblem) as refused:
-        auth.check_client(headers, form)
+        auth.check(headers, form=form)
     assert refused.value.code == "unauthorized"
 
 
