@@ -4,7 +4,6 @@ A bad token never blocks a login. A change is made to the state that its caller 
 is known. Knows nothing of HTTP.
 """
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,7 +17,7 @@ from service.merge.handover import Candidate, MergeResult, Skipped, merge_guests
 from service.merge.policy import Policy
 from service.strict_json import equal
 from service.tokens.claims import GuestClaims
-from service.tokens.compute import Compute, run_inline
+from service.tokens.compute import NEXT_TURN, Compute, run_inline
 from service.tokens.payload_patch import PayloadPatch
 from service.tokens.recent import RecentTokens, Successor
 from service.tokens.service import SignedToken, TokenService, VerifiedToken
@@ -108,7 +107,7 @@ class MergeService:
         Looking for the newest token and remembering the next one are one step: where another request came between, this
         one merges again.
         """
-        await asyncio.sleep(0)
+        await NEXT_TURN
         while True:
             now_s = self._tokens.clock()
             seen = self._recent.find(old, now_s=now_s)
@@ -125,7 +124,7 @@ class MergeService:
                 signed = self._tokens.sign_next(newest, payload=merged, ttl_s=ttl_s, remembered=True)
             if self._recent.replace(seen, old, signed.claims, signed.raw_token, now_s=now_s):
                 break
-        await asyncio.sleep(0)
+        await NEXT_TURN
         self._tokens.observe("refreshed")
         return Refreshed(signed, rebased_onto)
 

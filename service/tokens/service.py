@@ -8,13 +8,11 @@ under way are computed one after the other, and the curve's table of 150 KB stay
 for each (docs/performance.md).
 """
 
-import asyncio
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
@@ -26,6 +24,7 @@ from service.strict_json import MAX_DEPTH, depth, pointer
 from service.tokens import claims
 from service.tokens.cache import TokenCache
 from service.tokens.claims import GuestClaims
+from service.tokens.compute import NEXT_TURN
 
 Observer = Callable[[str], None]
 """Called with what was done with a token: `issued`, `refreshed`, `verified`, or the reason for its refusal."""
@@ -139,9 +138,9 @@ class TokenService:
             first_issued_at_s=first_issued_at_s,
         )
         body = msgspec.json.encode(made.to_json())
-        await asyncio.sleep(0)
+        await NEXT_TURN
         issued = self._signed(keys, made, body)
-        await asyncio.sleep(0)
+        await NEXT_TURN
         self.observe("issued")
         return issued
 
@@ -164,9 +163,9 @@ class TokenService:
             now_s=self.clock(),
         )
         body = msgspec.json.encode(made)
-        await asyncio.sleep(0)
+        await NEXT_TURN
         raw_token = keys.signer.sign_access_token(body)
-        await asyncio.sleep(0)
+        await NEXT_TURN
         return AccessToken(raw_token=raw_token, issued_at_s=made["iat"], expires_at_s=made["exp"])
 
     async def reused_access_token(
@@ -238,9 +237,9 @@ class TokenService:
             memory = self._memory_under(keys)
             found = memory.find(raw_token)
             if found is None:
-                await asyncio.sleep(0)
+                await NEXT_TURN
                 key, body = keys.signer.verify(raw_token)
-                await asyncio.sleep(0)
+                await NEXT_TURN
                 found = key, claims.parse(decode_claims(body))
                 if remembered:
                     memory.put(raw_token, found, body=body)  # of this ring, whichever is held by now
@@ -300,13 +299,16 @@ class TokenService:
         return SignedToken(raw_token=raw_token, claims=made, key_id=keys.signer.kid)
 
     def _subject(self, keys: LoadedRing, idempotency_key: str | None) -> str:
+        """`G-` and a UUID: a random one of version 4 or a derived one of version 8 (RFC 9562, sections 5.4 and 5.8)."""
         if idempotency_key is None:
-            return f"G-{UUID(bytes=self._random_bytes(16), version=4)}"
-        # Keyed: a visitor's key does not reveal the guest's id, nor the other way round.
-        digest = hmac.digest(keys.ring.derivation_secret, idempotency_key.encode("ascii"), hashlib.sha256)
-        # A UUID of version 8 (RFC 9562, section 5.8), which `uuid.UUID` makes from Python 3.14 on.
-        number = int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(0b11 << 62) | 0x8 << 76 | 0b10 << 62
-        return f"G-{UUID(int=number)}"
+            raw, version = self._random_bytes(16), 4
+        else:
+            # Keyed: a visitor's key does not reveal the guest's id, nor the other way round.
+            digest = hmac.digest(keys.ring.derivation_secret, idempotency_key.encode("ascii"), hashlib.sha256)
+            raw, version = digest[:16], 8
+        number = int.from_bytes(raw) & ~(0xF << 76 | 0b11 << 62) | version << 76 | 0b10 << 62
+        digits = f"{number:032x}"
+        return f"G-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     def _token_id(self) -> str:
         return urlsafe_b64encode(self._random_bytes(TOKEN_ID_BYTES)).decode("ascii")
