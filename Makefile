@@ -277,6 +277,15 @@ fuzz-api: $(VENV)/.dev ## hold openapi.yaml against the live service at API=...,
 bench: $(VENV)/.bench ## measure against a constant aiohttp handler and a peer; text, JSON and SVG in benchmarks/out/
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+.PHONY: bench-pythons
+bench-pythons: $(VENV)/.bench ## the service under each of PYTHONS that is here, and each Python's constant handler, in one run
+	@options=; for python in $(PYTHONS); do \
+		version=$$($$python -c 'import sys; print("{}.{}".format(*sys.version_info))' 2>/dev/null) \
+			|| { echo "$$python is not here: left out" >&2; continue; }; \
+		$(MAKE) --no-print-directory .venv-$$version/.run PYTHON=$$python VENV=.venv-$$version || exit 1; \
+		options="$$options --python .venv-$$version/bin/python"; \
+	done; $(BIN)/python -m benchmarks --no-peer --out benchmarks/out/pythons $$options $(BENCH)
+
 .PHONY: bench-limits
 bench-limits: $(VENV)/.bench ## the time to start, memory after a million requests, latency at 70 % of the peak
 	@$(BIN)/python -m benchmarks.limits $(BENCH)

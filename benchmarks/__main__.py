@@ -53,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     peers: bool
     before: Path | None
+    pythons: tuple[Path, ...]
     out: Path
 
 
@@ -65,9 +66,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--no-peer", is_flag=True, help="Leave the peers out.")
 @click.option("--quick", is_flag=True, help="One round of short bursts: shows that all of it works, measures nothing.")
 @click.option("--before", type=click.Path(path_type=Path), help="A checkout of an earlier state, to measure as well.")
+@click.option(
+    "--python", "pythons", multiple=True, type=click.Path(path_type=Path), help="Serve with this one as well."
+)
 @click.option("--out", default="benchmarks/out", show_default=True, type=click.Path(path_type=Path), help="A folder.")
 def main(
-    *, rounds: int, seconds: float, only: Sequence[str], no_peer: bool, quick: bool, before: Path | None, out: Path
+    *,
+    rounds: int,
+    seconds: float,
+    only: Sequence[str],
+    no_peer: bool,
+    quick: bool,
+    before: Path | None,
+    pythons: Sequence[Path],
+    out: Path,
 ) -> None:
     """Measure the service against a constant aiohttp handler and peers, each pinned to one core."""
     plan = Plan(
@@ -76,6 +88,7 @@ def main(
         seconds=0.1 if quick else seconds,
         peers=not no_peer,
         before=before,
+        pythons=tuple(pythons),
         out=out,
     )
     uvloop.run(_run(plan))
@@ -95,23 +108,28 @@ async def _run(plan: Plan) -> None:
         await answering(service)
         sizes = {each.path: (each.method, await _answer_size(service, requests, each)) for each in plan.operations}
         python = (sys.executable, "-m")
-        others: dict[str, tuple[tuple[str, ...], str]] = {
-            CONSTANT: ((*python, "benchmarks.constant"), msgspec.json.encode(sizes).decode())
-        }
+        constant = msgspec.json.encode(sizes).decode()
+        others: dict[str, tuple[tuple[str, ...], str]] = {CONSTANT: ((*python, "benchmarks.constant"), constant)}
         if plan.peers:
             keyring = str(keys_dir / "keyring.json")
             others[PEER] = ((*python, "benchmarks.peer"), keyring)
             if shutil.which("go"):
                 others[GO_PEER] = ((_built_go_peer(Path(folder)),), keyring)
+        for each in plan.pythons:
+            others[f"{CONSTANT} {_version(each)}"] = ((str(each), "-m", "benchmarks.constant"), constant)
         servers = [service]
         for name, (program, argument) in others.items():
             port = free_port()
             command = [*program, str(port), argument]
             servers.append(stack.enter_context(running(name, command, port=port, core=server_core, variables={})))
+        services: dict[str, tuple[str, Path | None]] = {_version(each): (str(each), None) for each in plan.pythons}
         if plan.before is not None:
+            services[BEFORE] = (sys.executable, plan.before)
+        for name, (interpreter, folder_of_code) in services.items():
             port = free_port()
             variables = service_variables(port=port, keys_dir=keys_dir)
-            serve = running(BEFORE, _SERVE, port=port, core=server_core, variables=variables, folder=plan.before)
+            command = [interpreter, *_SERVE[1:]]
+            serve = running(name, command, port=port, core=server_core, variables=variables, folder=folder_of_code)
             servers.append(stack.enter_context(serve))
         for server in servers:
             await answering(server)
@@ -122,6 +140,11 @@ def _make_keys(folder: Path, variables: Mapping[str, str]) -> None:
     """A ring in the form of an earlier state, as it may not read ours; a keeper of ours leaves it so for an hour."""
     command = [sys.executable, "-m", "service", "keys", "init"]
     subprocess.run(command, cwd=folder, env={**os.environ, **variables}, check=True)  # noqa: S603 - our own program
+
+
+def _version(python: Path) -> str:
+    command = [str(python), "-c", "import platform; print('Python', platform.python_version())"]
+    return subprocess.check_output(command, text=True).strip()  # noqa: S603 - as the option says
 
 
 def _built_go_peer(folder: Path) -> str:
@@ -167,7 +190,7 @@ def _ready(requests: Requests, operation: Operation, *, seconds: float) -> Itera
 
 
 async def _sample(plan: Plan, server: Server, requests: Iterator[bytes], operation: Operation) -> Sample:
-    expects = b"" if server.name == CONSTANT else operation.expects
+    expects = b"" if server.name.startswith(CONSTANT) else operation.expects
     gc.collect()
     gc.disable()
     try:

@@ -82,8 +82,8 @@ def as_text(rows: Sequence[Row], *, about: str) -> str:
         operation = row.operation
         others = [
             f"{name} {row.ratio[name]:.2f} (by cpu {row.cpu_ratio[name]:.2f})"
-            for name in (PEER, GO_PEER, BEFORE)
-            if name in row.ratio
+            for name in row.ratio
+            if name not in (CONSTANT, SERVICE)
         ]
         lines.append(
             f"{operation.label:<36}{row.per_s[CONSTANT]:>10,.0f}{row.per_s[SERVICE]:>10,.0f}"
