@@ -112,16 +112,20 @@ class MergeService:
             now_s = self._tokens.clock()
             seen = self._recent.find(old, now_s=now_s)
             newest = None if seen is None else await self._newest(seen, old, in_any_case=if_current)
+            if newest is not None and self._recent.find(old, now_s=now_s) != seen:
+                continue  # another request came between while it was verified: a signature would be in vain
             if if_current and newest is not None and newest.version > old.version:
                 raise StaleToken(version=newest.version)
+            # A guest that changes twice in two minutes may well do so again, and others' changes are merged onto it.
+            sign = partial(self._tokens.sign_next, ttl_s=ttl_s, remembered=seen is not None)
             if newest is None or seen is None or not seen.is_newer_than(old):
-                rebased_onto, signed = None, self._tokens.sign_next(old, payload=payload, ttl_s=ttl_s)
+                rebased_onto, signed = None, sign(old, payload=payload)
             elif payload is None or policy is None:
-                rebased_onto, signed = None, self._tokens.sign_next(newest, ttl_s=ttl_s, remembered=True)
+                rebased_onto, signed = None, sign(newest)
             else:
                 merged = await compute(partial(three_ways.merge, old.payload, payload, newest.payload, policy))
                 rebased_onto = newest.version
-                signed = self._tokens.sign_next(newest, payload=merged, ttl_s=ttl_s, remembered=True)
+                signed = sign(newest, payload=merged)
             if self._recent.replace(seen, old, signed.claims, signed.raw_token, now_s=now_s):
                 break
         await NEXT_TURN
