@@ -91,7 +91,7 @@ def as_text(rows: Sequence[Row], *, about: str) -> str:
             f"{_number(operation.floor):>7}{_number(operation.aim):>6}"
             f"{row.p50_ms[SERVICE]:>8.2f}{row.p99_ms[SERVICE]:>8.2f}   {', '.join(others)}"
         )
-    return "\n".join([*lines, "", "constant, service: answers a second of one core; ratio: service / constant"])
+    return "\n".join([*lines, "", "constant, service: responses a second of one core; ratio: service / constant"])
 
 
 def as_json(rows: Sequence[Row], *, about: dict[str, Any]) -> bytes:
@@ -120,7 +120,7 @@ def as_svg(rows: Sequence[Row], *, about: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">',
         f'<style>{_STYLE}</style><rect class="bg" width="{_WIDTH}" height="{height}"/>',
-        '<text class="t" x="16" y="26">Answers a second, as a share of what a constant aiohttp handler gives</text>',
+        '<text class="t" x="16" y="26">Responses a second, as a share of what a constant aiohttp handler gives</text>',
         f'<text x="16" y="46">{escape(about)}</text>',
     ]
     for share in (0, 0.25, 0.5, 0.75, 1):
