@@ -1,4 +1,4 @@
-"""The system's Chromium, headless, driven by Playwright."""
+"""The system's Chromium, headless, driven by Playwright. Every host below .test is here, with any certificate."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
+    "--host-resolver-rules=MAP *.test 127.0.0.1", "--ignore-certificate-errors",
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The application behind the gateways: answers what it was asked, as JSON, and sets a cookie of its own.
 
-Below /page it answers a page instead, with all that a page loads.
+Below /page it answers a page instead, with all that a page loads; at /worker.js a service worker that passes everything
+on. After /cookie? comes the cookie to set, with its attributes, percent-encoded.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import http.server
 import json
 import sys
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,7 @@ PAGE = b"""<!doctype html><title>A page</title>
 <script src="/script.js"></script><script>fetch("/api/cart")</script>
 <img src="/1.png"><img src="/2.png"><img src="/3.png"><img src="/4.png"><iframe src="/frame"></iframe>
 """
+WORKER = b"addEventListener('fetch', event => event.respondWith(fetch(event.request)))"
 
 
 @dataclass
@@ -57,11 +60,16 @@ def echo() -> Iterator[Echo]:
                 "body": body.decode(),
             }
             record.seen.append(request)
-            page = self.path.startswith("/page")
-            reply = PAGE if page else json.dumps(request).encode()
+            content_type, reply = "application/json", json.dumps(request).encode()
+            if self.path.startswith("/page"):
+                content_type, reply = "text/html", PAGE
+            elif self.path == "/worker.js":
+                content_type, reply = "text/javascript", WORKER
+            path, _, query = self.path.partition("?")
+            cookie = urllib.parse.unquote(query, "latin-1") if path == "/cookie" else "theme=dark; Path=/"
             self.send_response(200)
-            self.send_header("Content-Type", "text/html" if page else "application/json")
-            self.send_header("Set-Cookie", "theme=dark; Path=/")
+            self.send_header("Content-Type", content_type)
+            self.send_header("Set-Cookie", cookie)
             self.send_header("Content-Length", str(len(reply)))
             self.end_headers()
             self.wfile.write(reply)

@@ -158,7 +158,11 @@ def caddy(site: Site) -> Iterator[Running]:
     config = fill_in(
         "caddy/Caddyfile",
         site,
-        {"guest-sessions:8080": site.service.address, "app:3000": site.app, "\n:8000 {": f"\nhttp://{HOST}:{port} {{"},
+        {
+            "guest-sessions:8080": site.service.address,
+            "app:3000": site.app,
+            "\n:8000 {": f"\nhttp://:{port} {{\n\tbind {HOST}",
+        },
     )
     # The control port of the system's own Caddy, if there is one, is left alone.
     environment = os.environ | {"XDG_DATA_HOME": str(site.folder), "XDG_CONFIG_HOME": str(site.folder)}

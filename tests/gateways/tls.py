@@ -1,12 +1,13 @@
-"""An https front for the service's JWKS, with a certificate made for the occasion."""
+"""An https front for a server, with a certificate made for the occasion."""
 
+import asyncio
 import contextlib
 import datetime as dt
-import http.server
 import ipaddress
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.gateways.echo import QuietServer
-from tests.gateways.processes import HOST, send
+from tests.gateways.processes import HOST
 
 
 @dataclass(frozen=True)
@@ -50,29 +50,41 @@ def _write_certificate(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def https_front(service_port: int, folder: Path) -> Iterator[Front]:
-    """Passes GET on to the service."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer = send(service_port, self.path)
-            self.send_response(answer.status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    certificate = folder / "front.pem"
+def https_front(behind: int, folder: Path) -> Iterator[Front]:
+    """Ends TLS before the server on the port `behind`; all bytes pass on as they came."""
+    certificate = folder / f"front-{behind}.pem"
     _write_certificate(certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with QuietServer((HOST, 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield Front(server.server_address[1], certificate)
-        finally:
-            server.shutdown()
+    started: Future[tuple[int, Callable[[], object]]] = Future()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection(HOST, behind)
+        # Where the server stops while a browser holds the connection open, this is cancelled.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
+        writer.transport.abort()
+        behind_writer.transport.abort()
+
+    async def serve() -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(connect, HOST, 0, ssl=context)
+        started.set_result((server.sockets[0].getsockname()[1], lambda: loop.call_soon_threadsafe(ended.set)))
+        await ended.wait()
+        server.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    port, end = started.result()
+    try:
+        yield Front(port, certificate)
+    finally:
+        end()
+        thread.join()
