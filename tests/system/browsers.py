@@ -1,7 +1,9 @@
-"""Simulated browsers against a live service: one jar, tabs, double clicks, answers that overtake each other, a login.
+"""Simulated browsers against a live service: one jar, tabs, double clicks, answers that overtake each other, logins.
 
 Every click that was acknowledged must be in the account in the end, and none twice. A click is a request of a shop that
-reads the guest's state from its cookie, changes it, and has the change signed. `make browsers` runs thousands of seeds.
+reads the guest's state from its cookie, changes it, and has the change signed; a customer's changes the account. The
+exception is a change that an old token makes after its guest was handed over: it merges weakened, if it ever comes
+back. `make browsers` runs thousands of seeds.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +27,7 @@ from tests.processes import running
 
 AT_ONCE: Final = 8
 CLICKS: Final = (12, 30)
+TABS: Final = (2, 6)
 LONGEST_PAUSE_S: Final = 0.012
 """Between clicks, and of each message on its way: about as long as a refresh takes, so that all of them interleave."""
 SKUS: Final = "abcde"
@@ -36,6 +40,19 @@ class Lost(AssertionError):
     """A change that was acknowledged is missing, or is there twice."""
 
 
+@dataclass
+class Click:
+    """One more piece. The guest and its version are the answer's; a customer's click has neither."""
+
+    sku: str
+    mark: str
+    guest: str = ""
+    version: int = 0
+    is_rebased: bool = False
+    came_before_login: bool = True
+    """Whether its answer was there when the guest's login was sent."""
+
+
 class Browser:
     """One visitor, whose choices follow from a seed."""
 
@@ -46,11 +63,12 @@ class Browser:
         self.seed = seed
         self.random = random.Random(seed)  # noqa: S311 - chance, not secrecy
         self.jar = ""
-        self.clicked = 0
-        self.rebased = 0
-        self.acknowledged: Counter[str] = Counter()
-        self.seen: set[str] = set()
+        self.login_is_sent = self.is_customer = False
+        self.clicks: list[Click] = []
         self.account: dict[str, Any] = {"cart": []}
+        self.account_lock = asyncio.Lock()
+        self.handed_over: dict[str, int] = {}
+        """The version with which each guest was handed over first."""
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         # By the visitor's X-Guest-Id, as a balancer does that keeps a guest at one replica; or to any of them.
@@ -65,57 +83,64 @@ class Browser:
         await asyncio.sleep(self.random.random() * LONGEST_PAUSE_S)
 
     async def visit(self) -> None:
-        """Clicks, a login in between, more clicks, and another login."""
-        self.jar = (await self.post("/v1/issue", {"payload": {"cart": []}}))["token"]
-        await self.shop(self.random.randint(*CLICKS))
-        await self.login()
+        """Clicks with a login among them, a logout, more clicks, and a login when all is still."""
+        await self.begin_guest()
+        await self.shop(self.random.randint(*CLICKS), login_among=True)
+        await self.begin_guest()
         await self.shop(self.random.randint(*CLICKS))
         await self.login()
 
-    async def shop(self, clicks: int) -> None:
-        """Clicks in several tabs; none waits for the answer to the one before."""
-        async with asyncio.TaskGroup() as under_way:
-            while clicks:
-                together = min(clicks, self.random.choice((1, 1, 2, 3, 5)))  # a double click, or as many tabs
-                clicks -= together
-                for _ in range(together):
-                    under_way.create_task(self.click())
-                if not self.random.randrange(4):
-                    under_way.create_task(self.renew())
+    async def begin_guest(self) -> None:
+        self.login_is_sent = self.is_customer = False
+        self.jar = (await self.post("/v1/issue", {"payload": {"cart": []}}))["token"]
+
+    async def shop(self, clicks: int, *, login_among: bool = False) -> None:
+        """Clicks in several tabs; none waits for the answer to another's. A double click counts as two of them."""
+        steps = [self.click] * clicks + [self.open_page] * (clicks // 4)
+        self.random.shuffle(steps)
+        if login_among:
+            steps.insert(self.random.randrange(len(steps)), self.login)
+        waiting = iter(steps)
+
+        async def tab() -> None:
+            for step in waiting:
+                await step()
                 await self.pause()
 
+        async with asyncio.TaskGroup() as tabs:
+            for _ in range(self.random.randint(*TABS)):
+                tabs.create_task(tab())
+
     async def click(self) -> None:
-        cookie, sku, self.clicked = self.jar, self.random.choice(SKUS), self.clicked + 1
-        mark = f"{self.clicked}"
+        cookie, sku, mark = self.jar, self.random.choice(SKUS), f"{len(self.clicks)}"
+        self.clicks.append(click := Click(sku, mark))
+        if self.is_customer:
+            async with self.account_lock:
+                self.account = {**self.account, **one_more(self.account, sku, mark)}
+            return
+        change = self.change(one_more(payload_of(cookie), sku, mark))
         await self.pause()
-        answer = await self.post(
-            "/v1/refresh-payload", {"token": cookie, "policy": POLICY, **self.change(cookie, sku, mark)}
-        )
-        self.acknowledged[sku] += 1
-        self.seen.add(mark)
-        self.rebased += "rebased_onto" in answer
+        answer = await self.post("/v1/refresh-payload", {"token": cookie, "policy": POLICY, **change})
+        click.guest, click.version, click.is_rebased = answer["subject"], answer["version"], "rebased_onto" in answer
+        click.came_before_login = not self.login_is_sent
         await self.pause()
         self.jar = answer["token"]  # whichever comes last stays
 
-    def change(self, cookie: str, sku: str, mark: str) -> dict[str, Any]:
-        """One more piece, and a mark of its own, as a shop has it that reads the state from the cookie."""
-        state = payload_of(cookie)
-        cart = [dict(line) for line in state.get("cart", [])]
-        line = next((line for line in cart if line["sku"] == sku), None)
-        if line is None:
-            cart.append({"sku": sku, "quantity": 1})
-        else:
-            line["quantity"] += 1
-        changed = {"cart": cart, "seen": [*state.get("seen", []), mark]}
+    def change(self, payload: dict[str, Any]) -> dict[str, Any]:
         match self.random.randrange(3):
             case 0:
-                return {"payload": changed}
+                return {"payload": payload}
             case 1:
-                return {"merge_patch": changed}
-        return {"json_patch": [{"op": "add", "path": f"/{name}", "value": value} for name, value in changed.items()]}
+                return {"merge_patch": payload}
+        return {"json_patch": [{"op": "add", "path": f"/{name}", "value": value} for name, value in payload.items()]}
 
-    async def renew(self) -> None:
+    async def open_page(self) -> None:
+        """Renews the guest; a customer's, which an answer that came late has brought back, is handed over again."""
         cookie = self.jar
+        if self.is_customer:
+            if any(payload_of(cookie).values()):
+                await self.login()
+            return
         await self.pause()
         answer = await self.post("/v1/refresh-payload", {"token": cookie})
         await self.pause()
@@ -123,16 +148,45 @@ class Browser:
 
     async def login(self) -> None:
         """The shop hands the guest of the cookie over, and stores the account."""
-        body = {"tokens": [self.jar], "session": self.account, "policy": POLICY}
-        answer = await self.post("/v1/merge", body)
-        self.account, self.jar = answer["payload"], answer["next"]["token"]
+        cookie = self.jar
+        await self.pause()
+        async with self.account_lock:
+            self.login_is_sent = True
+            body = {"tokens": [cookie], "session": self.account, "policy": POLICY}
+            answer = await self.post("/v1/merge", body)
+            self.account = answer["payload"]
+        for guest in answer["guests"]:
+            self.handed_over.setdefault(guest["subject"], guest["version"])
+        await self.pause()
+        self.jar, self.is_customer = answer["next"]["token"], True
+
+    def late(self, click: Click) -> bool:
+        """Whether an old token made the change after its guest was handed over, so that it may be lost."""
+        return not click.came_before_login and click.version > self.handed_over.get(click.guest, 0)
 
     def lost(self) -> int:
-        """How many acknowledged changes are missing in the account, or are there twice."""
+        """How many acknowledged changes are missing in the account, or are there twice; late ones may be missing."""
         cart = Counter({line["sku"]: line["quantity"] for line in self.account["cart"]})
         marks = Counter(self.account.get("seen", []))
-        wrong = [abs(cart[sku] - self.acknowledged[sku]) for sku in SKUS]
-        return max(sum(wrong), sum(((marks - Counter(self.seen)) + (Counter(self.seen) - marks)).values()))
+        late = [click for click in self.clicks if self.late(click)]
+        most, most_marks = (Counter(getattr(each, name) for each in self.clicks) for name in ("sku", "mark"))
+        least = most - Counter(click.sku for click in late)
+        least_marks = most_marks - Counter(click.mark for click in late)
+        return max(
+            ((least - cart) + (cart - most)).total(),
+            ((least_marks - marks) + (marks - most_marks)).total(),
+        )
+
+
+def one_more(state: dict[str, Any], sku: str, mark: str) -> dict[str, Any]:
+    """The state with one more piece, and a mark of its own, as a shop has it that reads the state from the cookie."""
+    cart = [dict(line) for line in state.get("cart", [])]
+    line = next((line for line in cart if line["sku"] == sku), None)
+    if line is None:
+        cart.append({"sku": sku, "quantity": 1})
+    else:
+        line["quantity"] += 1
+    return {"cart": cart, "seen": [*state.get("seen", []), mark]}
 
 
 def payload_of(raw_token: str) -> dict[str, Any]:
@@ -151,9 +205,15 @@ async def browse(base_urls: Sequence[str], seeds: range, *, routed: bool = True)
             for seed in waiting:
                 browser = Browser(session, base_urls, seed, routed=routed)
                 await browser.visit()
-                done.update(seeds=1, clicks=browser.clicked, rebased=browser.rebased, lost=browser.lost())
+                done.update(
+                    seeds=1,
+                    clicks=len(browser.clicks),
+                    rebased=sum(click.is_rebased for click in browser.clicks),
+                    late=sum(map(browser.late, browser.clicks)),
+                    lost=browser.lost(),
+                )
                 if routed and browser.lost():
-                    raise Lost(f"seed {seed}: {browser.acknowledged}, in the account {browser.account['cart']}")
+                    raise Lost(f"seed {seed}: {browser.clicks}, in the account {browser.account}")
 
         async with asyncio.TaskGroup() as browsers:
             for _ in range(AT_ONCE):
@@ -189,7 +249,8 @@ def main() -> None:
             done = asyncio.run(browse(base_urls, seeds, routed=not given.unrouted))
         sys.stdout.write(
             f"{given.replicas} replica(s) of {workers} worker(s): {done['seeds']} browsers, {done['clicks']} clicks, "
-            f"{done['rebased']} rebased, {done['lost']} lost; {time.monotonic() - started_s:.0f} s\n"
+            f"{done['rebased']} rebased, {done['late']} late, {done['lost']} lost; "
+            f"{time.monotonic() - started_s:.0f} s\n"
         )
 
 

@@ -13,6 +13,7 @@ async def test_no_click_of_a_browser_is_lost_and_none_counts_twice(tmp_path: Pat
 
     assert (done["seeds"], done["lost"]) == (24, 0)
     assert done["rebased"] > 100
+    assert done["late"] > 0  # a login came in between
 
 
 async def test_two_replicas_lose_clicks_unless_a_guest_stays_at_one() -> None:
