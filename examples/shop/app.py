@@ -27,6 +27,8 @@ from story import Story, story_of
 HERE = Path(__file__).parent
 SESSION_COOKIE = "shop_session"
 PASSWORD = "clay"  # noqa: S105  (printed on the login page)
+POLICY = "shop"
+"""Of policies.toml: how a guest joins the customer at login, and how changes of two tabs come together."""
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -78,7 +80,7 @@ async def keep(request: web.Request, changes: dict[str, Any]) -> bool:
         customers[name] = {**customers[name], **changes}
         return True
     try:
-        await sessions.guest(request).patch(changes)
+        await sessions.guest(request).patch(changes, policy=POLICY)
     except GuestError as error:
         log.warning("a guest's change was not saved: %s", error)
         return False
@@ -113,7 +115,7 @@ async def bring_along(request: web.Request, name: str) -> Story:
     brought = None if guest.is_unread else guest.payload
     async with locks[name]:  # of two logins at a time, the later one would take back what the first one brought
         had = customers[name]
-        result = await guest.hand_over(had, policy="shop")
+        result = await guest.hand_over(had, policy=POLICY)
         customers[name] = result.payload  # stored before the response gives the visitor the next, empty guest
     return story_of(name, had=had, brought=brought, result=result)
 

@@ -1,3 +1,4 @@
+import contextlib
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import jwt
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Request, expect
 
 from tests.gateways.processes import send, wait_until
 from tests.shop.conftest import Stand, Visitor
@@ -357,3 +358,65 @@ def test_the_demo_prints_its_welcome_and_no_warning(shop: str, tmp_path: Path) -
     first, *others = filter(None, log.read_text().splitlines())
     assert first.strip().startswith(f"The shop is open at {shop} ")
     assert len(others) == 2
+
+
+def click_at_once(clicks: list[tuple[Visitor, str]]) -> list[Request]:
+    """Clicks a button in each tab; one word reaches all tabs, so that none waits for the response to another.
+
+    Returns the requests that came of it.
+    """
+    posted = []
+    with contextlib.ExitStack() as under_way:
+        for tab, button in clicks:
+            tab.page.get_by_role("button", name=button).evaluate(
+                "button => { new BroadcastChannel('tabs').onmessage = () => button.click() }"
+            )
+            request = tab.page.expect_request(lambda request: request.method == "POST")
+            posted.append(under_way.enter_context(request))
+            under_way.enter_context(tab.page.expect_navigation())
+        clicks[0][0].page.evaluate("new BroadcastChannel('tabs').postMessage('click')")
+    return [each.value for each in posted]
+
+
+def cookies_of(request: Request) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in request.all_headers()["cookie"].split("; "))
+
+
+def three_tabs(visitor: Visitor) -> list[Visitor]:
+    tabs = [visitor, *(Visitor(visitor.page.context.new_page(), visitor.shop) for _ in range(2))]
+    for tab in tabs:
+        tab.opens()
+    return tabs
+
+
+def test_twenty_quick_clicks_in_three_tabs_are_all_in_the_cart(visitors: Two) -> None:
+    visitor, _ = visitors
+    tabs = three_tabs(visitor)
+    requests = []
+    for name in ("Morning cup", "Supper bowl", "Side plate") * 2:
+        requests += click_at_once([(tab, f"Add to cart: {name}") for tab in tabs])
+    requests += click_at_once([(tab, "Add to cart: Morning cup") for tab in tabs[:2]])
+
+    assert visitor.cart == {"morning-cup": 8, "supper-bowl": 6, "side-plate": 6}
+    assert len(requests) == 20
+    assert len({cookies_of(request)["guest"] for request in requests}) < 20  # some knew nothing of the one before
+
+
+def test_a_login_among_quick_clicks_loses_none_and_doubles_none(visitors: Two) -> None:
+    """Excepted what a tab that knows nothing of the login changes after it: that may be lost."""
+    visitor, _ = visitors
+    tabs = three_tabs(visitor)
+    click_at_once([(tab, "Add to cart: Morning cup") for tab in tabs])
+    tabs[0].opens("/login")
+    tabs[0].page.get_by_label("Who").select_option("Ada")
+    tabs[0].page.get_by_label("Password").fill("clay")
+    _, *clicks = click_at_once([(tabs[0], "Log in"), *((tab, "Add to cart: Supper bowl") for tab in tabs[1:])])
+    stories = [tab.story for tab in tabs if tab.page.locator("#story").count()]
+    tabs[0].opens()
+    click_at_once([(tab, "Add to cart: Side plate") for tab in tabs])
+    cart = visitor.cart
+
+    assert (cart["morning-cup"], cart["side-plate"]) == (3, 3)
+    came_along = sum(int(number) for number in re.findall(r"(\d+) piece", " ".join(stories)))
+    by_customer = sum("shop_session" in cookies_of(click) for click in clicks)
+    assert came_along - 3 + by_customer <= cart.get("supper-bowl", 0) <= 2
