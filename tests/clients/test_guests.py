@@ -109,6 +109,35 @@ def test_changes_of_two_tabs_are_both_kept(app: Stage) -> None:
     assert app.guest(cookie(token_in(set_cookie)))["payload"] == {"cart": ["cup"], "seen": ["bowl"]}
 
 
+TWO = [
+    pytest.param("replace", {"pieces": 2}, id="replace"),
+    pytest.param("patch", {"pieces": 2}, id="patch"),
+    pytest.param("apply", [{"op": "replace", "path": "/pieces", "value": 2}], id="apply"),
+]
+
+
+@pytest.mark.parametrize(("method", "change"), TWO)
+def test_changes_of_two_tabs_come_together_by_the_policy(app: Stage, method: str, change: object) -> None:
+    token = app.new_guest({"pieces": 1})
+    body = {"method": method, "change": change, "options": {"policy": {"rules": {"/pieces": "sum"}}}}
+    answers = [app.post("/change", body, cookie(token)).json() for _ in range(2)]
+    assert [each["guest"]["payload"] for each in answers] == [{"pieces": 2}, {"pieces": 3}]
+
+
+@pytest.mark.parametrize(("method", "change"), TWO)
+def test_a_change_of_the_current_state_alone_is_refused_after_another(app: Stage, method: str, change: object) -> None:
+    token = app.new_guest({"pieces": 1})
+    body = {"method": method, "change": change, "options": {"if_current": True, "policy": {}}}
+    app.front.requests.clear()
+    assert app.post("/change", body, cookie(token)).json()["guest"]["version"] == 2
+    refused = app.try_to_post("/change", body, cookie(token))
+    assert (refused.status, refused.json()["code"]) == (409, "stale_token")
+    assert refused.json()["facts"]["version"] == 2
+    assert guest_cookies(refused) == []
+    asked = [each.json() for each in app.front.requests if each.path == "/v1/refresh-payload"]
+    assert [each["policy"] for each in asked] == [{}, {}]  # the service's own default, whatever its settings say
+
+
 @pytest.mark.parametrize(
     ("path", "change"),
     [

@@ -169,7 +169,7 @@ class Visit(Generic[P]):
             raise GuestError(
                 "unreadable_guest", "a guest may be there that could not be read, and is not written over unread"
             )
-        body = {**change, **{name: value for name, value in options.items() if value}}
+        body = {**change, **{name: value for name, value in options.items() if value is not None}}
         if self.token is not None:
             try:
                 await self._refresh(post, self.token, body)

@@ -46,6 +46,7 @@ func (s *shop) routes() map[string]handle {
 		"POST /patch":      s.changed(func(r *http.Request, body json.RawMessage) error { return s.guest(r).Patch(r.Context(), body) }),
 		"POST /apply":      s.changed(func(r *http.Request, body json.RawMessage) error { return s.guest(r).Apply(r.Context(), body) }),
 		"POST /twice":      s.changed(s.twice),
+		"POST /change":     s.changed(s.change),
 		"POST /login":      s.login(nil),
 		"POST /fail-login": s.login(errStore),
 		"POST /logout": func(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -96,6 +97,37 @@ func (s *shop) twice(r *http.Request, body json.RawMessage) error {
 		err = cmp.Or(err, s.guest(r).Patch(r.Context(), patch))
 	}
 	return err
+}
+
+// change takes the options of a change.
+func (s *shop) change(r *http.Request, body json.RawMessage) error {
+	var asked struct {
+		Method  string
+		Change  json.RawMessage
+		Options struct {
+			IfCurrent bool `json:"if_current"`
+			Policy    any
+		}
+	}
+	if err := json.Unmarshal(body, &asked); err != nil {
+		return err
+	}
+	var opts []guestsessions.Option
+	if asked.Options.IfCurrent {
+		opts = append(opts, guestsessions.IfCurrent())
+	}
+	if asked.Options.Policy != nil {
+		opts = append(opts, guestsessions.Policy(asked.Options.Policy))
+	}
+	guest := s.guest(r)
+	switch asked.Method {
+	case "replace":
+		return guest.Replace(r.Context(), asked.Change, opts...)
+	case "patch":
+		return guest.Patch(r.Context(), asked.Change, opts...)
+	default:
+		return guest.Apply(r.Context(), asked.Change, opts...)
+	}
 }
 
 func (s *shop) login(failure error) handle {

@@ -50,6 +50,10 @@ export const routes = {
     for (const patch of patches) await guest.patch(patch);
     return shown(guest);
   },
+  "POST /change": async (guest, { method, change, options: { if_current: ifCurrent, policy } }) => {
+    await guest[method](change, { ifCurrent, policy });
+    return shown(guest);
+  },
   "POST /login": (guest, options) =>
     login(async () => {
       const { payload, merged, guests, skipped, unexpectedGuest } = await guest.handOver(account, options);

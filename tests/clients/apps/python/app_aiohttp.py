@@ -68,6 +68,13 @@ async def twice(request: web.Request) -> web.Response:
     return web.json_response(shown(sessions.guest(request)))
 
 
+@routes.post("/change")
+async def change(request: web.Request) -> web.Response:
+    asked = await request.json()
+    await getattr(sessions.guest(request), asked["method"])(asked["change"], **asked["options"])
+    return web.json_response(shown(sessions.guest(request)))
+
+
 @routes.post("/login")
 async def login(request: web.Request) -> web.Response:
     options = await request.json()

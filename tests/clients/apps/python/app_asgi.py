@@ -61,6 +61,13 @@ async def twice(request: Request) -> Any:
     return shown(sessions.guest(request))
 
 
+@app.post("/change")
+async def change(request: Request) -> Any:
+    asked = await request.json()
+    await getattr(sessions.guest(request), asked["method"])(asked["change"], **asked["options"])
+    return shown(sessions.guest(request))
+
+
 @app.post("/login")
 async def login(request: Request) -> Any:
     options = await request.json()

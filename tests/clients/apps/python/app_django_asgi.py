@@ -76,6 +76,12 @@ async def twice(request: HttpRequest) -> JsonResponse:
     return await page(request)
 
 
+async def change(request: HttpRequest) -> JsonResponse:
+    asked = json.loads(request.body)
+    await getattr(sessions.aguest(request), asked["method"])(asked["change"], **asked["options"])
+    return await page(request)
+
+
 async def login(request: HttpRequest) -> JsonResponse:
     async with lock:
         result = await sessions.aguest(request).hand_over(account, **json.loads(request.body))
@@ -115,7 +121,7 @@ urlpatterns = [
     path("no-store", cached_page),
     *(
         path(view.__name__.replace("_", "-"), refusing(view))
-        for view in (replace, patch, apply, twice, login, logout, fail, fail_login, late)
+        for view in (replace, patch, apply, twice, change, login, logout, fail, fail_login, late)
     ),
 ]
 app = get_asgi_application()

@@ -68,6 +68,12 @@ def twice(request: HttpRequest) -> JsonResponse:
     return page(request)
 
 
+def change(request: HttpRequest) -> JsonResponse:
+    asked = json.loads(request.body)
+    getattr(sessions.guest(request), asked["method"])(asked["change"], **asked["options"])
+    return page(request)
+
+
 def login(request: HttpRequest) -> JsonResponse:
     with lock:
         result = sessions.guest(request).hand_over(account, **json.loads(request.body))
@@ -119,7 +125,7 @@ urlpatterns = [
     path("no-store", cached_page),
     *(
         path(view.__name__.replace("_", "-"), view)
-        for view in (replace, patch, apply, twice, login, logout, fail, fail_login, late)
+        for view in (replace, patch, apply, twice, change, login, logout, fail, fail_login, late)
     ),
 ]
 

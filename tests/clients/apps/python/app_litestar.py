@@ -58,6 +58,13 @@ async def twice(request: AnyRequest) -> Any:
     return shown(sessions.guest(request.scope))
 
 
+@post("/change", status_code=200)
+async def change(request: AnyRequest) -> Any:
+    asked = await request.json()
+    await getattr(sessions.guest(request.scope), asked["method"])(asked["change"], **asked["options"])
+    return shown(sessions.guest(request.scope))
+
+
 @post("/login", status_code=200)
 async def login(request: AnyRequest) -> Any:
     options = await request.json()
@@ -100,7 +107,7 @@ async def late(request: AnyRequest) -> Stream:
 
 
 app = Litestar(
-    [page, cached_page, replace, patch, apply, twice, login, logout, fail, fail_login, late],
+    [page, cached_page, replace, patch, apply, twice, change, login, logout, fail, fail_login, late],
     middleware=[sessions.middleware],
     exception_handlers={GuestError: refuse},
 )
