@@ -34,7 +34,7 @@ const config = {
 async function respond(request, guest) {
   const { pathname } = new URL(request.url);
   if (pathname.startsWith("/auth/")) return visitor.run(guest, () => Auth(request, config));
-  if (pathname === "/cart") await guest.patch({ cart: await request.json() });
+  if (pathname === "/cart") await guest.patch({ cart: await request.json() }, { policy: "cart" });
   if (pathname !== "/account") return Response.json({ guest });
   const session = await (await Auth(new Request(new URL("/auth/session", request.url), request), config)).json();
   if (!session) return new Response(null, { status: 401 });

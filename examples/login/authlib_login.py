@@ -70,7 +70,7 @@ async def page(request: Request) -> dict:
 
 @app.post("/cart")
 async def put_into_cart(request: Request) -> dict:
-    await guests.guest(request).patch({"cart": await request.json()})
+    await guests.guest(request).patch({"cart": await request.json()}, policy="cart")
     return {"guest": guests.guest(request).payload}
 
 

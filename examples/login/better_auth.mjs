@@ -34,7 +34,7 @@ const auth = betterAuth({
 async function respond(request, guest) {
   const { pathname } = new URL(request.url);
   if (pathname.startsWith("/auth/")) return visitor.run(guest, () => auth.handler(request));
-  if (pathname === "/cart") await guest.patch({ cart: await request.json() });
+  if (pathname === "/cart") await guest.patch({ cart: await request.json() }, { policy: "cart" });
   if (pathname !== "/account") return Response.json({ guest });
   const session = await auth.api.getSession({ headers: request.headers });
   if (!session) return new Response(null, { status: 401 });

@@ -89,7 +89,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def put_into_cart(request: HttpRequest) -> HttpResponse:
-    request.guest.patch({"cart": json.loads(request.body)})
+    request.guest.patch({"cart": json.loads(request.body)}, policy="cart")
     return JsonResponse({"guest": request.guest.payload})
 
 

@@ -42,7 +42,7 @@ app.use(guestSessions({ url, issuer, apiKey })); // before SuperTokens', whose m
 app.use(middleware());
 app.get("/", (req, res) => res.json({ guest: req.guest }));
 app.post("/cart", express.json(), async (req, res) => {
-  await req.guest.patch({ cart: req.body });
+  await req.guest.patch({ cart: req.body }, { policy: "cart" });
   res.json({ guest: req.guest });
 });
 app.get("/account", verifySession(), (req, res) => res.json(req.session.getAccessTokenPayload().account));

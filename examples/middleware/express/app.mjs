@@ -16,7 +16,7 @@ app.use(guestSessions({
 app.get("/", (req, res) => res.json({ guest: req.guest }));
 
 app.post("/cart", async (req, res) => {
-  await req.guest.patch({ cart: req.body });
+  await req.guest.patch({ cart: req.body }, { policy: "cart" });
   res.json({ guest: req.guest });
 });
 

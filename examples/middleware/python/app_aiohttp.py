@@ -29,7 +29,7 @@ async def page(request: web.Request) -> web.Response:
 @routes.post("/cart")
 async def cart(request: web.Request) -> web.StreamResponse:
     guest = sessions.guest(request)
-    await guest.patch({"cart": [*guest.payload.get("cart", []), await request.json()]})
+    await guest.patch({"cart": [*guest.payload.get("cart", []), await request.json()]}, policy="cart")
     return await page(request)
 
 

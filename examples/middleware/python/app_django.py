@@ -36,7 +36,7 @@ def page(request: HttpRequest) -> JsonResponse:
 def cart(request: HttpRequest) -> JsonResponse:
     guest = sessions.guest(request)
     try:
-        guest.patch({"cart": [*guest.payload.get("cart", []), json.loads(request.body)]})
+        guest.patch({"cart": [*guest.payload.get("cart", []), json.loads(request.body)]}, policy="cart")
     except GuestError as error:
         status = 503 if error.code == "unavailable" else 422
         return JsonResponse({"code": error.code, "detail": error.message}, status=status)

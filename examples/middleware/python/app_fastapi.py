@@ -50,7 +50,7 @@ async def page(request: Request) -> dict[str, Any]:
 @app.post("/cart")
 async def cart(request: Request, line: Line) -> dict[str, Any]:
     guest = sessions.guest(request)
-    await guest.replace(Shop(cart=[*guest.payload.cart, line]))
+    await guest.replace(Shop(cart=[*guest.payload.cart, line]), policy="cart")
     return {"guest": guest.id, "cart": guest.payload.cart}
 
 
