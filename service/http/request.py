@@ -5,17 +5,14 @@ Owns the bounds on bodies and on the work that large ones cause. Does not look a
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 
 from service.http.problems import HttpProblem
 from service.http.response import Response
-from service.tokens.compute import Compute, run_inline
-
-T = TypeVar("T")
+from service.tokens.compute import Compute, OffloadThread, run_inline
 
 BODY_TIMEOUT_S: Final = 5.0
 """For the whole body to arrive; a stalled one would otherwise be held for as long as the client likes."""
@@ -53,21 +50,6 @@ class BodyReader:
             return await handler(request, Body(raw, run_inline))
         async with self._large_bodies:
             return await handler(request, Body(raw, self._offload))
-
-
-class OffloadThread:
-    """Runs computations one after the other in a thread of its own, which starts with the first of them.
-
-    Python's threads take turns every few milliseconds, so the event loop continues, at worst at half its speed.
-    """
-
-    def __init__(self) -> None:
-        # Not the loop's default executor: a crowd of large requests must not delay the reading of the keyring's file.
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="offload")
-
-    async def __call__(self, work: Callable[[], T], /) -> T:
-        """Returns what `work` returns, or raises what it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
 async def read_body(request: web.Request, *, media_type: str, timeout_s: float) -> bytes:

@@ -4,8 +4,9 @@ A bad token never blocks a login. A change is made to the state that its caller 
 is known. Knows nothing of HTTP.
 """
 
+import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,7 @@ class MergeService:
         """`recent` is the memory that all workers of the host share; without, this process has one of its own."""
         self._tokens = tokens
         self._recent = RecentTokens() if recent is None else recent
+        self._turn = asyncio.Lock()
 
     async def refresh(
         self,
@@ -108,26 +110,28 @@ class MergeService:
         one merges again.
         """
         await NEXT_TURN
-        while True:
-            now_s = self._tokens.clock()
-            seen = self._recent.find(old, now_s=now_s)
-            newest = None if seen is None else await self._newest(seen, old, in_any_case=if_current)
-            if newest is not None and self._recent.find(old, now_s=now_s) != seen:
-                continue  # another request came between while it was verified: a signature would be in vain
-            if if_current and newest is not None and newest.version > old.version:
-                raise StaleToken(version=newest.version)
-            # A guest that changes twice in two minutes may well do so again, and others' changes are merged onto it.
-            sign = partial(self._tokens.sign_next, ttl_s=ttl_s, remembered=seen is not None)
-            if newest is None or seen is None or not seen.is_newer_than(old):
-                rebased_onto, signed = None, sign(old, payload=payload)
-            elif payload is None or policy is None:
-                rebased_onto, signed = None, sign(newest)
-            else:
-                merged = await compute(partial(three_ways.merge, old.payload, payload, newest.payload, policy))
-                rebased_onto = newest.version
-                signed = sign(newest, payload=merged)
-            if self._recent.replace(seen, old, signed.claims, signed.raw_token, now_s=now_s):
-                break
+        # Slow signatures of one process wait for each other here, where none of them is made in vain.
+        async with self._turn if self._tokens.signs_slowly else nullcontext():
+            while True:
+                now_s = self._tokens.clock()
+                seen = self._recent.find(old, now_s=now_s)
+                newest = None if seen is None else await self._newest(seen, old, in_any_case=if_current)
+                if newest is not None and self._recent.find(old, now_s=now_s) != seen:
+                    continue  # another request came between while it was verified: a signature would be in vain
+                if if_current and newest is not None and newest.version > old.version:
+                    raise StaleToken(version=newest.version)
+                # Who changes twice in two minutes may well do so again, and others' changes are merged onto it.
+                sign = partial(self._tokens.sign_next, ttl_s=ttl_s, remembered=seen is not None)
+                if newest is None or seen is None or not seen.is_newer_than(old):
+                    rebased_onto, signed = None, await sign(old, payload=payload)
+                elif payload is None or policy is None:
+                    rebased_onto, signed = None, await sign(newest)
+                else:
+                    merged = await compute(partial(three_ways.merge, old.payload, payload, newest.payload, policy))
+                    rebased_onto = newest.version
+                    signed = await sign(newest, payload=merged)
+                if self._recent.replace(seen, old, signed.claims, signed.raw_token, now_s=now_s):
+                    break
         await NEXT_TURN
         self._tokens.observe("refreshed")
         return Refreshed(signed, rebased_onto)

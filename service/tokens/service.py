@@ -12,6 +12,7 @@ import hashlib
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,7 @@ from service.strict_json import MAX_DEPTH, depth, pointer
 from service.tokens import claims
 from service.tokens.cache import TokenCache
 from service.tokens.claims import GuestClaims
-from service.tokens.compute import NEXT_TURN
+from service.tokens.compute import NEXT_TURN, OffloadThread
 
 Observer = Callable[[str], None]
 """Called with what was done with a token: `issued`, `refreshed`, `verified`, or the reason for its refusal."""
@@ -89,6 +90,7 @@ class TokenService:
         self.clock = clock
         self._random_bytes = random_bytes
         self.observe = observe
+        self._signing_thread = OffloadThread()
         self._memory = TokenCache()
         self._remembered_under: LoadedRing | None = None
         self._access_tokens: dict[tuple[str, tuple[str, ...]], AccessToken] = {}
@@ -139,7 +141,7 @@ class TokenService:
         )
         body = msgspec.json.encode(made.to_json())
         await NEXT_TURN
-        issued = self._signed(keys, made, body)
+        issued = await self._signed(keys, made, body)
         await NEXT_TURN
         self.observe("issued")
         return issued
@@ -164,7 +166,7 @@ class TokenService:
         )
         body = msgspec.json.encode(made)
         await NEXT_TURN
-        raw_token = keys.signer.sign_access_token(body)
+        raw_token = await self._sign(keys, keys.signer.sign_access_token, body)
         await NEXT_TURN
         return AccessToken(raw_token=raw_token, issued_at_s=made["iat"], expires_at_s=made["exp"])
 
@@ -187,7 +189,7 @@ class TokenService:
         self._access_tokens[name] = made
         return made
 
-    def sign_next(
+    async def sign_next(
         self,
         old: GuestClaims,
         *,
@@ -195,7 +197,7 @@ class TokenService:
         ttl_s: int | None = None,
         remembered: bool = False,
     ) -> SignedToken:
-        """The same guest's next token, signed at once. `payload` None keeps payload and version.
+        """The same guest's next token, signed at once unless `signs_slowly`. `payload` None keeps payload and version.
 
         The default lifetime is the old token's, counted from now. It is `remembered` as verified where it will be
         checked again soon.
@@ -216,7 +218,7 @@ class TokenService:
             now_s=self.clock(),
         )
         body = msgspec.json.encode(made.to_json())
-        signed = self._signed(keys, made, body)
+        signed = await self._signed(keys, made, body)
         if remembered and keys.ring.active is not None:
             self._memory_under(keys).put(signed.raw_token, (keys.ring.active, made), body=body)
         return signed
@@ -292,8 +294,16 @@ class TokenService:
             raise InvalidRequest("The ttl is too long.", [Fault("/ttl", f"must be from 1 to {longest_s}")])
         return asked_s
 
-    def _signed(self, keys: LoadedRing, made: GuestClaims, body: bytes) -> SignedToken:
-        raw_token = keys.signer.sign(body)
+    @property
+    def signs_slowly(self) -> bool:
+        """Whether a signature takes milliseconds, and so is made in a thread while other requests go on."""
+        return self._keys.loaded is not None and self._keys.loaded.signer.is_slow
+
+    async def _sign(self, keys: LoadedRing, sign: Callable[[bytes], str], body: bytes) -> str:
+        return await self._signing_thread(partial(sign, body)) if keys.signer.is_slow else sign(body)
+
+    async def _signed(self, keys: LoadedRing, made: GuestClaims, body: bytes) -> SignedToken:
+        raw_token = await self._sign(keys, keys.signer.sign, body)
         if len(raw_token) > self._policy.max_token_bytes:
             raise TokenTooLarge(size_bytes=len(raw_token), limit_bytes=self._policy.max_token_bytes)
         return SignedToken(raw_token=raw_token, claims=made, key_id=keys.signer.kid)

@@ -10,13 +10,14 @@ from service.errors import StaleToken
 from service.keys import keyring
 from service.keys.held import LoadedRing
 from service.keys.keyring import KeyRing
-from service.keys.signer import Signer, make_key
+from service.keys.material import Algorithm
+from service.keys.signer import Signer
 from service.merge.presets import SHIPPED
 from service.merge.service import MergeService, Refreshed
 from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch, Replace
 from service.tokens.recent import KEPT_S, RecentTokens
 from service.tokens.service import TokenPolicy, TokenService
-from tests.doubles import HandClock
+from tests.doubles import HandClock, make_test_key
 
 JSON = Any
 NOW_S = 1_800_000_000.0
@@ -43,8 +44,8 @@ class Source:
 class Shop:
     """One host: a memory, and workers under one policy."""
 
-    def __init__(self, clock: HandClock, **policy: Any) -> None:
-        key = keyring.new_key(make_key("ES256"), kid="k1", algorithm="ES256", max_lifetime_s=1_000, now_s=NOW_S)
+    def __init__(self, clock: HandClock, *, algorithm: Algorithm = "ES256", **policy: Any) -> None:
+        key = make_test_key("k1", now_s=NOW_S, algorithm=algorithm)
         self.clock = clock
         self.source = Source(keyring.create(key, ring_id="d", derivation_secret=b"s" * 32))
         self.recent = RecentTokens()
@@ -98,7 +99,9 @@ async def test_two_tabs_that_change_one_state_lose_nothing(shop: Shop) -> None:
     assert other.token.claims.payload == cart(tea=2, cup=1)
 
 
-async def test_clicks_at_once_are_all_there(shop: Shop) -> None:
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+async def test_clicks_at_once_are_all_there(clock: HandClock, algorithm: Algorithm) -> None:
+    shop = Shop(clock, algorithm=algorithm)
     first = await shop.issue({"cart": []})
 
     clicks = [shop.change(first, Replace(cart(tea=1))) for _ in range(20)]
@@ -107,6 +110,16 @@ async def test_clicks_at_once_are_all_there(shop: Shop) -> None:
     final = await shop.refresh(raw_tokens[0])
     assert final.token.claims.payload == cart(tea=20)
     assert final.token.claims.version == 21
+
+
+async def test_no_slow_signature_is_made_in_vain(clock: HandClock) -> None:
+    shop = Shop(clock, algorithm="RS256")
+    first = await shop.issue({"cart": []})
+    numbered = shop.numbers
+
+    await asyncio.gather(*(shop.change(first, Replace(cart(tea=1))) for _ in range(10)))
+
+    assert shop.numbers - numbered == 10  # each token that is signed takes one number, its `jti`
 
 
 @pytest.mark.parametrize(

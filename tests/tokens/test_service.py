@@ -1,5 +1,6 @@
 """Issuing, access tokens and audiences, against the real signer and a hand-moved clock."""
 
+import asyncio
 from typing import Any
 
 import jwt
@@ -160,3 +161,19 @@ async def test_tokens_from_before_the_audience_pass_without_one(
         found = error.reason
 
     assert found == reason
+
+
+async def test_other_requests_go_on_beside_a_slow_signature(clock: HandClock) -> None:
+    turns = {}
+    for algorithm in ("ES256", "RS256"):
+        shop = Shop(clock, algorithm=algorithm, access_ttl_s=300)
+        under_way = asyncio.create_task(shop.issue({}))
+        turns[algorithm] = 0
+        while not under_way.done():
+            turns[algorithm] += 1
+            await asyncio.sleep(0)
+        verified = await shop.tokens.verify(await under_way)
+        assert verified.claims.payload == {}
+
+    assert turns["ES256"] <= 4
+    assert turns["RS256"] > 4
