@@ -185,6 +185,7 @@ GO_APPS := tests/clients/apps/go
 EXPRESS := examples/middleware/express
 LOGIN := examples/login
 GENERATED := tests/generated
+OAUTH := tests/oauth
 
 $(JS)/node_modules/.made: $(JS)/package.json $(JS)/package-lock.json
 	$(call npm-ci,$(JS))
@@ -197,8 +198,8 @@ $(JS_APPS)/node_modules/.made $(EXPRESS)/node_modules/.made $(LOGIN)/node_module
 		$(JS_TARBALL) %/package.json %/package-lock.json
 	$(call npm-ci,$*)
 
-$(GENERATED)/node_modules/.made: $(GENERATED)/package.json $(GENERATED)/package-lock.json
-	$(call npm-ci,$(GENERATED))
+$(GENERATED)/node_modules/.made $(OAUTH)/node_modules/.made: %/node_modules/.made: %/package.json %/package-lock.json
+	$(call npm-ci,$*)
 
 .PHONY: client-python
 client-python: $(PY_WHEEL) ## build the Python client's wheel and source distribution into dist/
@@ -232,6 +233,10 @@ test-client-go: $(VENV)/.run $(CLIENTS_VENV)/.made ## the Go client's own tests,
 .PHONY: test-login
 test-login: $(VENV)/.run $(CLIENTS_VENV)/.client $(LOGIN)/node_modules/.made ## handing over at login in SuperTokens, better-auth, Auth.js, Django and Authlib, on the built clients
 	$(CLIENTS_PYTEST) -n $(PYTEST_WORKERS) --timeout 300 --confcutdir=tests/login tests/login
+
+.PHONY: test-oauth
+test-oauth: $(VENV)/.run $(CLIENTS_VENV)/.made $(OAUTH)/node_modules/.made ## token exchange by OAuth clients for Python, Node and Go, and what they verify offline
+	$(CLIENTS_PYTEST) --timeout 600 --confcutdir=$(OAUTH) $(OAUTH)
 
 .PHONY: test-clients
 test-clients: $(VENV)/.run $(CLIENTS_VENV)/.made $(GENERATED)/node_modules/.made ## clients that npm, Go, Java and Rust generators make of openapi.yaml, on the service; minutes
@@ -349,7 +354,7 @@ lock: $(VENV)/.dev ## resolve the dependencies again, for every supported Python
 .PHONY: clean
 clean: ## remove what was built, but neither data/ nor .env
 	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(AUDIT_VENV) .venv-3.*
-	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist $(LOGIN)/node_modules
+	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(OAUTH)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist $(LOGIN)/node_modules
 	rm -rf $(GO_APPS)/module $(GO_APPS)/net-http
 	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis

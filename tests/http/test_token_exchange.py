@@ -102,7 +102,9 @@ async def test_no_endpoint_takes_an_access_token_for_a_guest_token(make_api: Mak
     assert (await api.ask("POST", "/v1/introspect", data={"token": token})).json == {"active": False}
     assert (await api.post("/v1/refresh-payload", {"token": token})).json["reason"] == "unknown_key"
     assert (await api.post("/v1/merge", {"tokens": [token]})).json["skipped"] == [{"index": 0, "reason": "unknown_key"}]
-    assert (await api.get("/v1/auth", headers={"Authorization": f"Bearer {token}"})).status == 401
+    for headers in ({"Authorization": f"Bearer {token}"}, {"Cookie": f"guest={token}"}):
+        assert (await api.get("/v1/auth", headers=headers)).status == 401
+        assert (await api.get("/v1/auth?mode=ensure", headers=headers)).headers["X-Guest-Id"] == ""
     assert (await exchange(api, form(token))).json["reason"] == "unknown_key"
 
 
