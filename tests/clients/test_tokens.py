@@ -59,6 +59,12 @@ def test_what_the_service_s_key_signed_is_checked_too(
     assert bool(app.guest([*FETCH, *cookie(token)])) is known
 
 
+def test_an_exchanged_access_token_is_no_guest(app: Stage) -> None:
+    token = app.service.access_token(app.new_guest())
+    assert app.guest([*FETCH, *cookie(token)]) is None
+    assert app.guest([*FETCH, *bearer(token)]) is None
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -54,6 +55,24 @@ class GuestService:
             what="a token with a life of one second has expired",
         )
         return token
+
+    def access_token(self, token: str) -> str:
+        """What the guest token is exchanged for, with its payload."""
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+            "subject_token": token,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "audience": "search",
+            "scope": "payload",
+        }
+        headers = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("X-API-Key", self.environment.get("GUEST_API_KEYS", "")),
+        ]
+        answer = send(self.port, "/v1/token", method="POST", headers=headers, body=urlencode(form).encode())
+        assert answer.status == 200, answer
+        access_token: str = answer.json()["access_token"]
+        return access_token
 
     def command(self, *arguments: str) -> str:
         """What the command line prints for this service's keyring."""
