@@ -1,6 +1,7 @@
 """The API under `/v1`: each handler decodes a request, calls one use case and encodes the response.
 
-Decides nothing. Knows the use cases and the schemas, no adapter.
+Checks the headers that are parameters, such as `Idempotency-Key`, and decides nothing else. Knows the use cases and the
+schemas, no adapter.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The rules of a merge policy on values: numbers, moments, lists, and the protected parts of a value.
 
 Pure: nothing that comes in is changed, and unchanged parts are shared. Knows no places and takes no notes: `fold` walks
-through payloads and applies these.
+through payloads and applies these. The rules' names and kinds are in `policy`, their options in `policy_parser`.
 """
 
 import re
