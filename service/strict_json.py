@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -48,38 +48,51 @@ def parse_json(text: str) -> Any:
 
     Raises:
         json.JSONDecodeError: it is not JSON.
-        NotStrictJson: it is, but not strictly.
+        NotStrictJson: it is, but not strictly; the message says everything that is wrong.
         RecursionError: it nests hundreds of levels deep.
     """
-    return _parse(text)
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(members)
-    if len(result) != len(members):
-        twice = next(name for name, times in Counter(name for name, _ in members).items() if times > 1)
-        raise NotStrictJson(f"an object has the member {json.dumps(twice[:_NAME_CHARS])} twice")
-    return result
-
-
-def _whole(text: str) -> int:
-    # Twenty digits and a sign are the longest; Python's own limit is 4,300, at the cost of their square.
-    value = int(text) if len(text) <= 20 else MAX_INTEGER + 1  # noqa: PLR2004 - the comment above says why
-    if not MIN_INTEGER <= value <= MAX_INTEGER:
-        raise NotStrictJson("a whole number is beyond 64 bits")
+    value, faults = read_json(text)
+    if faults:
+        raise NotStrictJson("; ".join(faults))
     return value
 
 
-def _real(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):  # NaN and Infinity are what Python alone reads as JSON
-        raise NotStrictJson("a number is beyond the range of a double" if text[-1].isdigit() else f"{text} is no JSON")
-    return value
+def read_json(text: str) -> tuple[Any, list[str]]:
+    """As `parse_json`, but returns what is not strict, each fault once, beside the value, which then has gaps.
 
+    Raises:
+        json.JSONDecodeError: it is not JSON.
+        RecursionError: it nests hundreds of levels deep.
+    """
+    faults: dict[str, None] = {}
 
-_parse: Final[Callable[[str], Any]] = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_whole, parse_float=_real, parse_constant=_real
-).decode
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            for name, times in Counter(name for name, _ in pairs).items():
+                if times > 1:
+                    faults[f"an object has the member {json.dumps(name[:_NAME_CHARS])} twice"] = None
+        return result
+
+    def whole(digits: str) -> int:
+        # Twenty digits and a sign are the longest; Python's own limit is 4,300, at the cost of their square.
+        value = int(digits) if len(digits) <= 20 else MAX_INTEGER + 1  # noqa: PLR2004 - the comment above says why
+        if MIN_INTEGER <= value <= MAX_INTEGER:
+            return value
+        faults["a whole number is beyond 64 bits"] = None
+        return 0
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            faults["a number is beyond the range of a double"] = None
+        return value
+
+    def constant(name: str) -> None:
+        faults[f"{name} is no JSON"] = None
+
+    decoder = json.JSONDecoder(object_pairs_hook=members, parse_int=whole, parse_float=real, parse_constant=constant)
+    return decoder.decode(text), list(faults)
 
 
 def kind_of(value: Any) -> Kind:

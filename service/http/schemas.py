@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import Fault, InvalidRequest, MalformedRequest
 from service.merge.service import Merged
-from service.strict_json import MAX_DEPTH, MIN_INTEGER, NotStrictJson, depth, kind_of, parse_json, pointer
+from service.strict_json import MAX_DEPTH, MIN_INTEGER, depth, kind_of, pointer, read_json
 from service.tokens.claims import SUBJECT
 from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch, Replace
 from service.tokens.service import SignedToken, VerifiedToken
@@ -330,28 +330,28 @@ def merged_object(merged: Merged, next_object: dict[str, Any] | None) -> dict[st
 def _decode_json(raw: bytes, *, surrogates_in: str | None) -> Any:
     try:
         text = raw.decode("utf-8")
-        value = parse_json(text)
+        value, faults = read_json(text)
     except UnicodeDecodeError as error:
         raise _malformed("is not UTF-8") from error
-    except NotStrictJson as error:
-        raise _malformed(str(error)) from error
     except json.JSONDecodeError as error:
         raise _malformed(f"is not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise _malformed(_TOO_DEEP) from error
     if depth(value) > MAX_DEPTH:
-        raise _malformed(_TOO_DEEP)
-    if "\\u" in text:
+        faults.append(_TOO_DEEP)
+    elif "\\u" in text:
         # UTF-8 cannot encode lone surrogates (RFC 8259, section 8.2); one list may have some.
         checked = value
         if isinstance(value, dict) and isinstance(value.get(surrogates_in), list):
             checked = {name: member for name, member in value.items() if name != surrogates_in}
         try:
             msgspec.json.encode(checked)
-        except UnicodeEncodeError as error:
-            raise _malformed("has a lone surrogate") from error
+        except UnicodeEncodeError:
+            faults.append("has a lone surrogate")
+    if faults:
+        raise _malformed(*faults[:MAX_FAULTS])
     return value
 
 
-def _malformed(message: str) -> MalformedRequest:
-    return MalformedRequest("The body is not JSON as this service accepts it.", [Fault("", message)])
+def _malformed(*messages: str) -> MalformedRequest:
+    return MalformedRequest("The body is not JSON as this service accepts it.", [Fault("", each) for each in messages])

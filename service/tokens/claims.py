@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from service.errors import Fault, InvalidRequest, InvalidToken
+from service.errors import Fault, InvalidToken
 from service.strict_json import MAX_SAFE_INTEGER
 
 REGISTERED = frozenset({"iss", "sub", "aud", "iat", "exp", "orig_iat", "jti", "ver", "payload"})
@@ -105,12 +105,10 @@ def first(  # noqa: PLR0913 - each is a claim, given by name
     )
 
 
-def check_first_time(first_issued_at_s: int, *, subject: str | None, revoked_before_s: int, now_s: float) -> None:
-    """Check when a guest that is imported began.
-
-    Raises:
-        InvalidRequest: no guest can have begun then, or it has no subject.
-    """
+def first_time_faults(
+    first_issued_at_s: int, *, subject: str | None, revoked_before_s: int, now_s: float
+) -> list[Fault]:
+    """Why no guest that is imported can have begun then; empty if one can."""
     messages = []
     if subject is None:
         messages.append("needs a subject beside it: it is for a guest that is imported")
@@ -118,10 +116,7 @@ def check_first_time(first_issued_at_s: int, *, subject: str | None, revoked_bef
         messages.append("is in the future")
     if first_issued_at_s < revoked_before_s:
         messages.append("is before the time from which guests are good: they were revoked")
-    if messages:
-        raise InvalidRequest(
-            "The guest cannot have begun then.", [Fault("/first_issued_at", each) for each in messages]
-        )
+    return [Fault("/first_issued_at", each) for each in messages]
 
 
 def renewed(

@@ -117,22 +117,23 @@ class TokenService:
             NotReady: there is no key to sign with.
         """
         keys = self._signing_keys()
-        reserved = sorted(claims.RESERVED.intersection(extra_claims or {}))
-        if reserved:
-            raise ReservedClaim(
-                "These claims belong to the guest token itself.",
-                [Fault(pointer(["claims", name]), "is reserved") for name in reserved],
-            )
         now_s = self.clock()
+        reserved = sorted(claims.RESERVED.intersection(extra_claims or {}))
+        faults = [Fault(pointer(["claims", name]), "is reserved") for name in reserved]
+        faults += self._ttl_faults(keys, ttl_s)
         if first_issued_at_s is not None:
-            claims.check_first_time(
+            faults += claims.first_time_faults(
                 first_issued_at_s, subject=subject, revoked_before_s=keys.ring.revoked_before_s, now_s=now_s
             )
+        if reserved:
+            raise ReservedClaim("These claims belong to the guest token itself.", faults)
+        if faults:
+            raise InvalidRequest("No token can be signed with these values.", faults)
         made = claims.first(
             issuer=self._policy.issuers[0],
             subject=subject or self._subject(keys, idempotency_key),
             audience=tuple(dict.fromkeys((*self._policy.audience, *audience))),
-            ttl_s=self._ttl_s(keys, ttl_s, default_s=self._policy.ttl_s),
+            ttl_s=min(self._policy.ttl_s if ttl_s is None else ttl_s, keys.max_lifetime_s),
             token_id=self._token_id(),
             payload=payload,
             extra_claims=extra_claims or {},
@@ -208,11 +209,14 @@ class TokenService:
             NotReady: there is no key to sign with.
         """
         keys = self._signing_keys()
+        faults = self._ttl_faults(keys, ttl_s)
+        if faults:
+            raise InvalidRequest("The ttl is too long.", faults)
         made = claims.renewed(
             old,
             issuer=self._policy.issuers[0],
             audience=self._policy.audience,
-            ttl_s=self._ttl_s(keys, ttl_s, default_s=old.lifetime_s),
+            ttl_s=min(old.lifetime_s if ttl_s is None else ttl_s, keys.max_lifetime_s),
             token_id=self._token_id(),
             payload=payload,
             now_s=self.clock(),
@@ -285,14 +289,10 @@ class TokenService:
             raise NotReady("There is no signing key yet.")
         return keys
 
-    def _ttl_s(self, keys: LoadedRing, asked_s: int | None, *, default_s: int) -> int:
-        """The lifetime to sign: never beyond what the active key is on record for, or its tokens would outlive it."""
+    def _ttl_faults(self, keys: LoadedRing, asked_s: int | None) -> list[Fault]:
+        """Nothing is signed beyond what the active key is on record for, or its tokens would outlive it."""
         longest_s = keys.max_lifetime_s
-        if asked_s is None:
-            return min(default_s, longest_s)
-        if asked_s > longest_s:
-            raise InvalidRequest("The ttl is too long.", [Fault("/ttl", f"must be from 1 to {longest_s}")])
-        return asked_s
+        return [] if asked_s is None or asked_s <= longest_s else [Fault("/ttl", f"must be from 1 to {longest_s}")]
 
     @property
     def signs_slowly(self) -> bool:

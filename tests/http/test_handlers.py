@@ -142,6 +142,17 @@ async def test_the_token_s_own_claims_cannot_be_given(api: Api, claim: str) -> N
     assert (answer.status, answer.json["code"], faults(answer.json)) == (422, "reserved_claim", [f"/claims/{claim}"])
 
 
+async def test_every_value_that_cannot_be_signed_is_listed(api: Api) -> None:
+    late = {"ttl": 10**12, "first_issued_at": 10**12}
+
+    refused = await api.post("/v1/issue", late)
+    reserved = await api.post("/v1/issue", late | {"claims": {"exp": 1, "iss": "x"}})
+
+    values = ["/ttl", "/first_issued_at", "/first_issued_at"]  # without a subject, and in the future
+    assert (refused.json["code"], faults(refused.json)) == ("invalid_request", values)
+    assert (reserved.json["code"], faults(reserved.json)) == ("reserved_claim", ["/claims/exp", "/claims/iss", *values])
+
+
 @pytest.mark.parametrize(
     "raw",
     [

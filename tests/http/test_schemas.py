@@ -86,8 +86,43 @@ def test_the_member_that_came_twice_is_named_whatever_it_is() -> None:
 
     assert (code, facts) == (
         "malformed_request",
-        {"errors": [{"path": "", "message": 'an object has the member "\\ud800\\n" twice'}]},
+        {
+            "errors": [
+                {"path": "", "message": 'an object has the member "\\ud800\\n" twice'},
+                {"path": "", "message": "has a lone surrogate"},
+            ]
+        },
     )
+
+
+@pytest.mark.parametrize(
+    ("raw", "messages"),
+    [
+        (
+            b'{"a": 1, "a": 2, "b": {"c": 1e999, "c": -99999999999999999999}, "d": "\\ud800", "e": 1e999}',
+            [
+                'an object has the member "c" twice',
+                'an object has the member "a" twice',
+                "a number is beyond the range of a double",
+                "a whole number is beyond 64 bits",
+                "has a lone surrogate",
+            ],
+        ),
+        (b'{"a": NaN, "b": Infinity}', ["NaN is no JSON", "Infinity is no JSON"]),
+        (
+            b'{"a": 1, "a": %s}' % (b"[" * 40 + b"]" * 40),
+            ["nests over 32 levels", 'an object has the member "a" twice'],
+        ),
+        (b'{"a": NaN, "a": 1,}', ["is not JSON: Expecting property name enclosed in double quotes at character 18"]),
+        (b"\xff NaN", ["is not UTF-8"]),
+    ],
+    ids=["a good many", "no numbers", "too deep", "no JSON", "not UTF-8"],
+)
+def test_every_fault_of_a_malformed_body_is_listed(raw: bytes, messages: list[str]) -> None:
+    code, facts = outcome(raw)
+
+    assert code == "malformed_request"
+    assert sorted(fault["message"] for fault in facts["errors"]) == sorted(messages)
 
 
 @pytest.mark.parametrize(
