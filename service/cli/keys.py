@@ -175,7 +175,8 @@ def drop(load_settings: SettingsLoader, as_json: bool) -> None:  # noqa: FBT001
     left = {key.kid for key in done.ring.keys}
     dropped = [key.kid for key in done.before.keys if key.kid not in left] if done.before else []
     listed = f": {', '.join(dropped)}" if dropped else ""
-    _report(settings, done, as_json=as_json, text=f"{_count(dropped)} dropped{listed}.")
+    kept = " Revoked keys stay on record." if any(key.state is KeyState.REVOKED for key in done.ring.keys) else ""
+    _report(settings, done, as_json=as_json, text=f"{_count(dropped)} dropped{listed}.{kept}")
 
 
 @keys.command(short_help="Print the keyring for a backup, or the public keys.")

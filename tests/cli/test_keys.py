@@ -350,6 +350,15 @@ def test_drop_says_what_it_forgot(run: Run, folder: Path) -> None:
     assert states(run) == ["active"]
 
 
+def test_drop_says_that_a_revoked_key_stays(run: Run, folder: Path) -> None:
+    run("init")
+    [key] = json.loads((folder / "keyring.json").read_bytes())["keys"]
+    run("revoke", key["kid"])
+
+    assert run("drop").stdout == "0 keys dropped. Revoked keys stay on record.\n"
+    assert sorted(states(run)) == ["active", "revoked"]
+
+
 def test_without_redis_nothing_is_said_of_it(run: Run) -> None:
     run("init")
 
