@@ -320,6 +320,12 @@ func (g *Guest[P]) take(ctx context.Context, raw string, lines []string) error {
 		return g.sessions.service.lost(ctx, errors.New("a response without a guest token"))
 	}
 	g.show(raw, c)
+	if !slices.Contains(g.sessions.config.Issuers, c.Issuer) {
+		g.sessions.config.Logger.Warn(
+			"guest-sessions issues tokens of another issuer, and no visitor keeps a guest: set Config.Issuers to it",
+			"issuer", c.Issuer,
+		)
+	}
 	if g.bearer {
 		g.response.bearer = raw
 		return nil

@@ -170,6 +170,12 @@ def test_another_name_of_the_service_s_cookie_is_in_the_log(stages: Stages) -> N
     assert COOKIE in app.log
 
 
+def test_another_issuer_of_the_service_is_in_the_log(stages: Stages) -> None:
+    app = stages(service={"GUEST_ISSUER": "https://moved.example"})
+    app.get(NAVIGATION)
+    assert "https://moved.example" in app.log
+
+
 def deletions(lines: list[str]) -> list[tuple[str, str | None]]:
     """The names and domains that `Set-Cookie` values delete."""
     found = []

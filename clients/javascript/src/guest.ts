@@ -324,6 +324,11 @@ export class Guest<P extends object = Record<string, unknown>> {
   /** From now on the guest is as the service signed it, for the rest of the request and for the visitor. */
   #take(answer: Answer, { isNew = this.#new } = {}): void {
     const current = this.#tokenIn(answer);
+    const { iss } = current.claims;
+    if (!this.#service.accepts(iss)) {
+      const issuer = JSON.stringify(iss);
+      this.#service.warn(`the service issues tokens of ${issuer}, so that no visitor keeps a guest: pass issuer: ${issuer}`);
+    }
     if (this.#bearer) {
       this.#handedBack = current.token;
     } else {

@@ -70,7 +70,7 @@ export class Service {
       const { body } = await this.ask("/v1/verify", { token });
       if (body.active !== true) return body.active === false ? null : undefined;
       const claims = decodeJwt(token);
-      return isGuestClaims(claims) && this.#settings.issuers.includes(claims.iss) ? claims : null;
+      return isGuestClaims(claims) && this.accepts(claims.iss) ? claims : null;
     } catch (error) {
       this.report(error, "a guest could not be read");
       return undefined;
@@ -95,6 +95,10 @@ export class Service {
     if (!(error instanceof GuestError)) throw error;
     // That the service is unavailable was logged when it became so.
     if (error.code !== "unavailable") this.warn(`${consequence}: ${error.code}: ${error.message}`);
+  }
+
+  accepts(issuer: string): boolean {
+    return this.#settings.issuers.includes(issuer);
   }
 
   warn(message: string): void {

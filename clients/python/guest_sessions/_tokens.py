@@ -87,6 +87,13 @@ class Verifier:
             return Token(raw, claims["sub"], claims["ver"], claims["iat"], claims["orig_iat"], claims["payload"])
         return None
 
+    def refused_issuer(self, raw: str) -> str | None:
+        """The `iss` of a token that the service just made, where none with it is taken here."""
+        with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError, KeyError):
+            issuer: str = jwt.decode(raw, options={"verify_signature": False})["iss"]
+            return None if issuer in self._issuers else issuer
+        return None
+
 
 def newest_of_first(tokens: Iterable[Token]) -> Token | None:
     """Of the first token's guest the highest version, of equal ones the one that was signed last."""

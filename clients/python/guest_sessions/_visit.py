@@ -264,6 +264,11 @@ class Visit(Generic[P]):
     def _adopt(self, token: Token | None, answer: Answer) -> None:
         """From here on the service's word counts, for a second change in the same request too."""
         self.token = token
+        issuer = self.rules.verifier.refused_issuer(token.raw) if token else None
+        if issuer is not None:
+            logger.warning(
+                "guest-sessions issues tokens of %s, so that no visitor keeps a guest: pass issuer=%r", issuer, issuer
+            )
         if self._is_bearer:
             self._headers = [("X-Guest-Token", token.raw)] if token else []
             return
