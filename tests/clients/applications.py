@@ -51,6 +51,8 @@ APPLICATIONS = {
     "echo": _go("echo"),
     "gin": _go("gin"),
 }
+CORES = ("asgi", "django-wsgi", "web", "net-http")
+"""One for each implementation: the Python client's awaiting and its blocking one, JavaScript's and Go's."""
 ROUTERS = ("chi", "echo", "gin")
 """These differ from net/http in how a handler is called and answers, and so run the tests of that alone."""
 OF_ROUTERS = ("test_guests.py", "test_hand_over.py")

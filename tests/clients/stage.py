@@ -13,7 +13,7 @@ import jwt
 
 from tests.clients.applications import APPLICATIONS
 from tests.gateways.front import Front, front
-from tests.gateways.guest_service import COOKIE, ISSUER, GuestService, guest_service
+from tests.gateways.guest_service import COOKIE, ISSUER, GuestService
 from tests.gateways.processes import Answer, running, send, wait_until
 from tests.ports import free_port
 
@@ -102,22 +102,15 @@ class Stage:
     def reopen(self) -> None:
         """Returns once newcomers get a guest again."""
         self.front.state = "open"
-        wait_until(
-            lambda: guest_cookies(self.get(NAVIGATION)), what="the service is found available again", within_s=15
-        )
+        wait_until(lambda: guest_cookies(self.get(NAVIGATION)), what="the service is found available again")
 
 
 @contextlib.contextmanager
-def staged(
-    name: str, folder: Path, *, service: Mapping[str, str] | None = None, state: str = "open", **settings: str
-) -> Iterator[Stage]:
-    """Starts the service with settings of its own, the front in its state, and the application."""
-    number = sum(1 for _ in folder.iterdir())
-    folder = folder / f"stage{number}"
-    folder.mkdir()
-    with guest_service(folder, **(service or {})) as real, front(real) as before:
+def staged(name: str, service: GuestService, folder: Path, *, state: str = "open", **settings: str) -> Iterator[Stage]:
+    """Starts the front in its state and the application, before a service that is there."""
+    with front(service) as before:
         before.state = state
-        with application(name, real, before, folder, **settings) as stage:
+        with application(name, service, before, folder, **settings) as stage:
             yield stage
 
 

@@ -1,5 +1,7 @@
 """The guest's cookie among others: planted ones, twins, several names, and its end."""
 
+import itertools
+
 import pytest
 
 from tests.clients.conftest import Stages
@@ -17,33 +19,33 @@ from tests.clients.stage import (
 from tests.gateways.guest_service import COOKIE, forgeries
 from tests.gateways.processes import send
 
-# Everything that Unicode, Python's str.strip() or JavaScript's \s takes for white space but SP and HTAB, and characters
-# that show nothing.
-SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u180e\u2028\u2029\u202f\u205f\u3000\ufeff\u200b\u2060" + "".join(
-    map(chr, range(0x2000, 0x200B))
-)
+# Everything that Unicode, Python's str.strip() or JavaScript's \s takes for white space but SP and HTAB, characters
+# that show nothing, and bytes that are no UTF-8.
+SPACES = [
+    *(
+        each.encode()
+        for each in "\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u180e\u2028\u2029\u202f\u205f\u3000\ufeff\u200b\u2060"
+    ),
+    *(chr(each).encode() for each in range(0x2000, 0x200B)),
+    *(bytes([each]) for each in (0x85, 0xA0, 0xAD, 0xFF)),
+]
 
 
-@pytest.mark.parametrize(
-    "space",
-    [
-        *(pytest.param(each.encode(), id=f"U+{ord(each):04X}") for each in SPACES),
-        *(pytest.param(bytes([each]), id=f"byte {each:02X}") for each in (0x85, 0xA0, 0xAD, 0xFF)),
-    ],
-)
-@pytest.mark.parametrize("before", ["", "theme=dark; "], ids=["first", "after another"])
-def test_a_planted_name_is_another_name(app: Stage, space: bytes, before: str) -> None:
+def test_a_planted_name_is_another_name(app: Stage) -> None:
     """A sibling subdomain can set it, as browsers see no prefix in it."""
-    planted = f"{before}{space.decode('latin-1')}{COOKIE}={app.new_guest({'cart': ['planted']})}"
-    own = app.service.issue()
-    for headers in ([("Cookie", planted)], [("Cookie", f"{planted}; {COOKIE}={own['token']}")]):
-        answer = send(app.port, "/", headers=[*FETCH, *headers])
+    own, planted = app.service.issue(), app.new_guest({"cart": ["planted"]})
+    after_it = {"": [None], f"; {COOKIE}={own['token']}": [None, own["subject"]]}
+    taken = []
+    for space, before, after in itertools.product(SPACES, ("", "theme=dark; "), after_it):
+        line = f"{before}{space.decode('latin-1')}{COOKIE}={planted}{after}"
+        answer = send(app.port, "/", headers=[*FETCH, ("Cookie", line)])
         if answer.status == 400:  # the server takes no such byte in a header
             continue
         assert answer.status == 200
         guest = answer.json()["guest"]
-        assert guest is None or guest["id"] == own["subject"]
-        assert COOKIE in headers[0][1].replace(planted, "") or guest is None
+        if (guest and guest["id"]) not in after_it[after]:
+            taken.append((space, before, after))
+    assert taken == []
 
 
 @pytest.mark.parametrize("space", [" ", "\t", "", " \t "], ids=["SP", "HTAB", "none", "several"])
@@ -127,6 +129,7 @@ def test_a_subject_of_an_idempotency_key_is_one_guest(app: Stage, subject: str, 
 LIST = f"{COOKIE},guest,visitor"
 
 
+@pytest.mark.core
 def test_a_guest_under_a_later_name_is_moved_on_a_page(stages: Stages) -> None:
     app = stages(GUEST_COOKIE_NAME=LIST)
     guest = app.service.issue(payload={"cart": ["cup"]})
@@ -140,6 +143,7 @@ def test_a_guest_under_a_later_name_is_moved_on_a_page(stages: Stages) -> None:
         assert app.guest(cookie(token_in(set_cookie)))["payload"] == {"cart": ["cup"]}
 
 
+@pytest.mark.core
 def test_a_later_name_counts_only_where_no_earlier_one_is_good(stages: Stages) -> None:
     """A plain name, which a sibling subdomain can set, opens nothing that `__Host-` closes."""
     app = stages(GUEST_COOKIE_NAME=LIST)
@@ -154,6 +158,7 @@ def test_a_later_name_counts_only_where_no_earlier_one_is_good(stages: Stages) -
     assert app.guest([("Cookie", f"{COOKIE}={bad}; visitor={own['token']}")])["id"] == own["subject"]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("issuer", "expected"), [("https://shop.example", "__Host-guest"), ("http://shop.example", "guest")]
 )
@@ -163,6 +168,7 @@ def test_the_cookie_s_name_follows_from_the_issuer(stages: Stages, issuer: str, 
     assert app.guest(cookie(token_in(set_cookie), expected))["version"] == 1
 
 
+@pytest.mark.core
 def test_another_name_of_the_service_s_cookie_is_in_the_log(stages: Stages) -> None:
     app = stages(service={"GUEST_COOKIE_NAME": "visitor"})
     assert app.get(NAVIGATION).all("Set-Cookie") == []
@@ -214,6 +220,7 @@ def test_forgetting_deletes_every_name_and_the_host_only_twin(stages: Stages) ->
     assert deletions(answer.all("Set-Cookie")) == sorted([(COOKIE, None), ("guest", None), ("guest", domain)], key=str)
 
 
+@pytest.mark.core
 def test_a_domain_s_cookie_is_set_and_read(stages: Stages) -> None:
     domain = "shop.example"
     app = stages(service={"GUEST_COOKIE_DOMAIN": domain}, GUEST_COOKIE_DOMAIN=domain)

@@ -255,11 +255,13 @@ def test_no_page_no_renewal(app: Stage, headers: Headers) -> None:
     assert guest_cookies(answer) == []
 
 
+@pytest.mark.core
 def test_the_age_of_renewal_is_a_setting(stages: Stages) -> None:
     app = stages(GUEST_RENEW_AFTER="-3600")  # every token is older than minus an hour
     assert len(guest_cookies(app.get([*NAVIGATION, *cookie(app.new_guest())]))) == 1
 
 
+@pytest.mark.core
 def test_a_revoked_guest_starts_over_with_the_next_change(stages: Stages) -> None:
     """An offline check does not see the revocation; the service's answer to the change says so."""
     app = stages()

@@ -53,6 +53,7 @@ def test_a_hand_over_without_a_next_guest_deletes_the_cookie(app: Stage) -> None
     assert "max-age=0" in set_cookie.lower()
 
 
+@pytest.mark.core
 def test_a_revoked_guest_lets_the_login_go_on(stages: Stages) -> None:
     app = stages()
     login = app.post("/login", {"strict": True}, cookie(revoked_guest(app)))

@@ -212,6 +212,6 @@ def test_the_package_is_typed_and_stands_alone() -> None:
     assert not any("import service" in source or "from service" in source for source in sources)
 
 
-def test_aiohttp_may_respond_before_the_guest_s_middleware(tmp_path: Path) -> None:
-    with staged("aiohttp", tmp_path) as app:
+def test_aiohttp_may_respond_before_the_guest_s_middleware(service: GuestService, tmp_path: Path) -> None:
+    with staged("aiohttp", service, tmp_path) as app:
         assert send(app.port, "/closed").status == 302

@@ -1,5 +1,7 @@
 """Which tokens count: the offline verification, and the keys that it follows."""
 
+import time
+
 import pytest
 
 from tests.clients.conftest import Stages
@@ -84,6 +86,7 @@ def test_a_token_of_an_unknown_key_comes_after_a_good_one(app: Stage) -> None:
     assert app.guest([*FETCH, *cookies(of_unknown_key(), guest["token"])])["id"] == guest["subject"]
 
 
+@pytest.mark.core
 def test_a_guest_whose_key_is_new_stays_as_it_is(stages: Stages) -> None:
     """Just after `keys rotate --now` no client has the key that signs."""
     app = stages()
@@ -102,23 +105,23 @@ def test_a_guest_whose_key_is_new_stays_as_it_is(stages: Stages) -> None:
     assert "guest-sessions" not in app.log  # nothing was wrong
 
 
+@pytest.mark.core
 def test_a_guest_behind_junk_is_found_before_the_keys_are_there(stages: Stages) -> None:
     app = stages(state="{}")  # no keys
     guest = app.service.issue()
     app.front.state = "open"
-    wait_until(
-        lambda: app.guest([*FETCH, *cookies(of_unknown_key(), guest["token"])]), what="the service says so", within_s=15
-    )
+    wait_until(lambda: app.guest([*FETCH, *cookies(of_unknown_key(), guest["token"])]), what="the service says so")
     page = app.get([*NAVIGATION, *cookies(of_unknown_key(), guest["token"])])
     assert page.json()["guest"]["id"] == guest["subject"]
     assert guest_cookies(page) == []
 
 
 def test_unknown_keys_make_nobody_fetch_the_keys_again(app: Stage) -> None:
-    fetched = app.front.asked.count(KEYS)
+    fetched, begun = app.front.asked.count(KEYS), time.monotonic()
     for number in range(20):
         assert app.guest(cookie(of_unknown_key(f"unknown-{number}"))) is None
-    assert app.front.asked.count(KEYS) <= fetched + 2  # those that are due by the clock
+    due = 2 + (time.monotonic() - begun) / 5  # by the clock
+    assert app.front.asked.count(KEYS) <= fetched + due
 
 
 def test_a_visitor_with_many_unknown_keys_makes_few_calls(app: Stage) -> None:
@@ -127,6 +130,7 @@ def test_a_visitor_with_many_unknown_keys_makes_few_calls(app: Stage) -> None:
     assert len(app.asked()) <= 4
 
 
+@pytest.mark.core
 def test_a_guest_with_the_service_s_audience_is_known(stages: Stages) -> None:
     app = stages(service={"GUEST_AUDIENCE": "shop"})
     app.warm_up()
@@ -136,6 +140,7 @@ def test_a_guest_with_the_service_s_audience_is_known(stages: Stages) -> None:
     assert guest_cookies(page) == []
 
 
+@pytest.mark.core
 def test_guests_of_all_issuers_that_are_named_are_known(stages: Stages) -> None:
     other = "https://other.example"
     app = stages(service={"GUEST_ISSUER": f"{other},{ISSUER}"}, GUEST_ISSUER=f"{ISSUER},{other}")
@@ -144,6 +149,7 @@ def test_guests_of_all_issuers_that_are_named_are_known(stages: Stages) -> None:
     assert app.guest(cookie(guest["token"]))["id"] == guest["subject"]
 
 
+@pytest.mark.core
 def test_a_wrong_api_key_is_in_the_log(stages: Stages) -> None:
     app = stages(service={"GUEST_API_KEYS": "another-api-key-of-the-service"})
     assert app.get(NAVIGATION).json() == {"guest": None}
@@ -153,6 +159,7 @@ def test_a_wrong_api_key_is_in_the_log(stages: Stages) -> None:
     assert "an-api-key-of-the-example" not in app.log
 
 
+@pytest.mark.core
 def test_what_answers_in_place_of_the_keys_does_not_end_their_following(app: Stage) -> None:
     token = app.new_guest()
     others = [
@@ -165,6 +172,6 @@ def test_what_answers_in_place_of_the_keys_does_not_end_their_following(app: Sta
     for state in others:
         app.front.state = state
         app.front.asked.clear()
-        wait_until(lambda: KEYS in app.front.asked, what="they were given", within_s=15)
+        wait_until(lambda: KEYS in app.front.asked, what="they were given")
         assert app.guest(cookie(token))["id"].startswith("G-"), state
     app.reopen()

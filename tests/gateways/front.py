@@ -39,11 +39,22 @@ class Front(http.server.ThreadingHTTPServer):
     def __init__(self, service: GuestService) -> None:
         super().__init__((HOST, 0), FrontHandler)
         self.service = service
-        self.state = "open"
+        self.woken = threading.Event()
+        self._state = "open"
         self.asked: list[str] = []
         self.cookies: list[str] = []
         self.requests: list[Request] = []
-        self.woken = threading.Event()
+
+    @property
+    def state(self) -> str:
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        """Whatever hung in the state before ends too."""
+        self._state = state
+        hanging, self.woken = self.woken, threading.Event()
+        hanging.set()
 
     @property
     def url(self) -> str:
@@ -55,18 +66,18 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        state = self.server.state
+        woken, state = self.server.woken, self.server.state
         self.server.asked.append(self.path)
         self.server.cookies += self.headers.get_all("Cookie", [])
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.requests.append(Request(self.path, headers, body))
         if state == "silent":
-            self.server.woken.wait()
+            woken.wait()
         elif state == "byte by byte":
             self.send_response(200)
             self.end_headers()
             with contextlib.suppress(OSError):  # the other side has gone
-                while not self.server.woken.wait(1):
+                while not woken.wait(1):
                     self.wfile.write(b" ")
         elif state == "bad gateway":
             self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
@@ -102,7 +113,7 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def front(service: GuestService) -> Iterator[Front]:
     with Front(service) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))  # so often it looks whether it is to end
         thread.start()
         try:
             yield server
