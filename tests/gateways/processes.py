@@ -84,7 +84,7 @@ def send(
     source: str = HOST,
 ) -> Answer:
     """One request from the loopback address `source`, its header lines as given besides Host and Content-Length."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=15, source_address=(source, 0))
+    connection = http.client.HTTPConnection(HOST, port, timeout=60, source_address=(source, 0))
     try:
         connection.putrequest(method, path, skip_accept_encoding=True)
         for name, value in headers:

@@ -181,6 +181,6 @@ async def under_way(runner: web.AppRunner) -> None:
     """Returns when the head of a request has been taken in."""
     server = runner.server
     assert server is not None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not server.requests_count:  # noqa: ASYNC110 - aiohttp has no event for it
             await asyncio.sleep(0.01)

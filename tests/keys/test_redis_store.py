@@ -120,7 +120,7 @@ async def test_a_process_can_be_ended_at_any_moment(server: Server) -> None:
         for _ in range(number % 25):
             await asyncio.sleep(0)
         following.cancel()
-        _, pending = await asyncio.wait([following], timeout=5)
+        _, pending = await asyncio.wait([following], timeout=30)
         assert not pending
         await cache.close()
 

@@ -28,6 +28,8 @@ def try_out(page: Page, operation: str) -> tuple[str, str]:
     block = page.locator(f"#operations-guests-{operation}")
     if not block.locator(".execute").count():
         block.locator(".opblock-summary-control").click()
+    if (clear := block.get_by_role("button", name="Clear")).count():
+        clear.click()  # else the answer of the last time stands there until the new one comes
     block.get_by_role("button", name="Execute").click()
     answer = block.locator(".live-responses-table tbody")
     return answer.locator(".response-col_status").inner_text(), answer.locator(".microlight").first.inner_text()

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from service.cli.main import main
 from service.keys.encryption import Sealer, make_secret
-from tests.processes import Service, running, until
+from tests.processes import DEADLINE_S, Service, running, until
 from tests.redis_servers import Server
 from tests.redis_servers import running as redis_running
 
@@ -22,7 +22,7 @@ SECRET = make_secret()
 
 def readiness(service: Service) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(f"{service.base_url}/readyz", timeout=5) as response:  # noqa: S310 - loopback
+        with urllib.request.urlopen(f"{service.base_url}/readyz", timeout=DEADLINE_S) as response:  # noqa: S310 - loopback
             document: dict[str, Any] = json.loads(response.read())
     except urllib.error.HTTPError as error:
         document = json.loads(error.read())
@@ -33,7 +33,7 @@ def post(service: Service, path: str, body: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(  # noqa: S310 - loopback
         service.base_url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=DEADLINE_S) as response:  # noqa: S310
         document: dict[str, Any] = json.loads(response.read())
     return document
 

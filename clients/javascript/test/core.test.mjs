@@ -30,7 +30,7 @@ for (const space of ["\u00a0", "\u0085", "\u1680", "\u2000", "\u200a", "\u2028",
 test("a long header of spaces is read in linear time", () => {
   const started = performance.now();
   cookieValues(`guest=${" ".repeat(500_000)}a; ${" ".repeat(500_000)}`, "guest");
-  assert.ok(performance.now() - started < 500);
+  assert.ok(performance.now() - started < 5_000); // in quadratic time it takes minutes
 });
 
 const claims = (members) => ({ iss: "i", sub: "G-1", iat: 10, orig_iat: 1, ver: 1, payload: {}, ...members });
