@@ -271,6 +271,10 @@ test-prometheus: $(VENV)/.dev ## the alerts and the dashboard's expressions, rea
 screenshots: $(GATEWAYS_VENV)/.made ## take the pictures in docs/images again
 	SHOP_SCREENSHOTS=docs/images $(GATEWAYS_BIN)/pytest --confcutdir=tests/shop tests/shop -k come_together
 
+.PHONY: dashboard-picture
+dashboard-picture: $(VENV)/.dev ## take the dashboard's picture in docs/images again; needs npm, Chromium, and Debian's prometheus and pngquant
+	@$(BIN)/python -m tests.prometheus.picture
+
 .PHONY: demo
 demo: $(DEMO_VENV)/.made ## a small shop with guest sessions, on 127.0.0.1:8000
 	@$(DEMO_VENV)/bin/python examples/shop/demo.py
@@ -356,7 +360,4 @@ lock: $(VENV)/.dev ## resolve the dependencies again, for every supported Python
 clean: ## remove what was built, but neither data/ nor .env
 	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(AUDIT_VENV) .venv-3.*
 	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(OAUTH)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist $(LOGIN)/node_modules
-	rm -rf $(GO_APPS)/module $(GO_APPS)/net-http
-	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
-	find service tests soak benchmarks examples clients -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf tests/prometheus/picture/node_modules $(GO_APPS)/module $(GO_APPS)/net-http
