@@ -138,7 +138,7 @@ async def test_an_application_with_middlewares_is_not_served_without_them(tmp_pa
 
 
 async def test_answers_that_nobody_reads_do_not_pile_up(tmp_path: Path) -> None:
-    async with ending(tmp_path) as (api, runner), connected(api) as wire:
+    async with ending(tmp_path, write_timeout_s=600) as (api, runner), connected(api) as wire:
         wire.writer.write(get(target=b"/nothing") * 100_000)
         server = runner.server
         assert server is not None

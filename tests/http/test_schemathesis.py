@@ -2,9 +2,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.live import environment, served
 
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def held_against(address: str, *options: str) -> "subprocess.CompletedProcess[str]":
@@ -15,7 +19,7 @@ def held_against(address: str, *options: str) -> "subprocess.CompletedProcess[st
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=550,
         check=False,
     )
 

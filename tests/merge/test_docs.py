@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import sqlite3
@@ -67,7 +68,7 @@ def test_three_devices_that_log_in_at_once_all_bring_their_cart(tmp_path: Path) 
     names: dict[str, Any] = {"json": json}
     exec(compile(recipe, "docs/merging.md", "exec"), names)  # noqa: S102 - it is our own page
     place = tmp_path / "accounts.db"
-    with sqlite3.connect(place) as db:
+    with contextlib.closing(sqlite3.connect(place)) as db, db:
         db.execute("CREATE TABLE accounts (id, session)")
         db.execute("INSERT INTO accounts VALUES (1, '{}')")
     started = threading.Barrier(3)
@@ -89,7 +90,7 @@ def test_three_devices_that_log_in_at_once_all_bring_their_cart(tmp_path: Path) 
     for device in devices:
         device.join(60)
 
-    with sqlite3.connect(place) as db:
+    with contextlib.closing(sqlite3.connect(place)) as db:
         (stored,) = db.execute("SELECT session FROM accounts").fetchone()
     assert json.loads(stored)["cart"] == [{"sku": "tea", "quantity": 3}]
 
