@@ -129,7 +129,8 @@ def https_shop(context: BrowserContext, stage: Stage, folder: Path) -> Iterator[
 
 @pytest.fixture(scope="module")
 def fastapi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with staged("asgi", tmp_path_factory.mktemp("fastapi")) as stage:
+    folder = tmp_path_factory.mktemp("fastapi")
+    with guest_service(folder) as service, staged("asgi", service, folder) as stage:
         stage.warm_up()
         yield stage
 
@@ -195,16 +196,18 @@ def test_planted_guests_are_nobody_behind_a_gateway(
 
 def test_a_twin_that_an_earlier_setting_left_costs_no_change(context: BrowserContext, tmp_path: Path) -> None:
     """Browsers send the host-only cookie first, and nobody renews it."""
-    service = {"GUEST_KEYS_DIR": str(tmp_path / "keys"), "GUEST_COOKIE_NAME": "guest"}
+    settings = {"GUEST_KEYS_DIR": str(tmp_path / "keys"), "GUEST_COOKIE_NAME": "guest"}
     with (
-        staged("asgi", tmp_path, service=service, GUEST_COOKIE_NAME="guest") as stage,
+        guest_service(tmp_path, **settings) as service,
+        staged("asgi", service, tmp_path, GUEST_COOKIE_NAME="guest") as stage,
         https_shop(context, stage, tmp_path) as shop,
     ):
         first = shop.guest()
         shop.post("/patch", {"cart": ["cup"]})
     domain = {"GUEST_COOKIE_NAME": "guest", "GUEST_COOKIE_DOMAIN": DOMAIN}
     with (
-        staged("asgi", tmp_path, service=service | domain, **domain) as stage,
+        guest_service(tmp_path, **settings, GUEST_COOKIE_DOMAIN=DOMAIN) as service,
+        staged("asgi", service, tmp_path, **domain) as stage,
         https_shop(context, stage, tmp_path) as shop,
     ):
         assert shop.guest()["payload"] == {"cart": ["cup"]}
