@@ -99,11 +99,13 @@ def as_json(rows: Sequence[Row], *, about: dict[str, Any]) -> bytes:
     return msgspec.json.format(msgspec.json.encode({"about": about, "rows": rows}, enc_hook=bytes.decode), indent=2)
 
 
-_WIDTH: Final = 860
+_WIDTH: Final = 920
 _LEFT: Final = 300
-_SCALE: Final = 460
+_SCALE: Final = 440
 """Pixels from 0 to the constant handler."""
 _BAR: Final = 13
+_LABEL: Final = 125
+"""Beside a bar. One that is too long for the picture is cut, and its label says so with an arrow."""
 _ROW: Final = 60
 _SERIES: Final = ((SERVICE, "s"), (PEER, "p"), (GO_PEER, "o"))
 _STYLE: Final = (
@@ -116,7 +118,7 @@ _STYLE: Final = (
 
 def as_svg(rows: Sequence[Row], *, about: str) -> str:
     """A bar for the service and for each peer in each row, on the scale of the constant handler."""
-    height = 96 + _ROW * len(rows)
+    height = 120 + _ROW * len(rows)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">',
         f'<style>{_STYLE}</style><rect class="bg" width="{_WIDTH}" height="{height}"/>',
@@ -125,11 +127,11 @@ def as_svg(rows: Sequence[Row], *, about: str) -> str:
     ]
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = _LEFT + _SCALE * share
-        parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="64" y2="{height - 28}"/>')
-        parts.append(f'<text x="{x - 14}" y="{height - 10}">{share:.2f}</text>')
+        parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="64" y2="{height - 52}"/>')
+        parts.append(f'<text x="{x - 14}" y="{height - 34}">{share:.2f}</text>')
     for number, row in enumerate(rows):
         parts += _bars(row, y=72 + _ROW * number)
-    legend = height - 10
+    legend = height - 8
     for (name, style), x in zip(_SERIES, (16, 140, 270), strict=True):
         parts.append(f'<rect class="{style}" x="{x}" y="{legend - 11}" width="12" height="12"/>')
         parts.append(f'<text x="{x + 18}" y="{legend}">{name}</text>')
@@ -142,9 +144,10 @@ def _bars(row: Row, *, y: int) -> list[str]:
         offset = number * (_BAR + 2)
         if name not in row.ratio:
             continue
-        width = row.ratio[name] * _SCALE
+        widest = _WIDTH - _LEFT - _LABEL
+        width = min(row.ratio[name] * _SCALE, widest)
         parts.append(f'<rect class="{style}" x="{_LEFT}" y="{y + offset}" width="{width:.1f}" height="{_BAR}"/>')
-        label = f"{row.ratio[name]:.2f} · {row.per_s[name]:,.0f}/s"
+        label = f"{'→ ' if width == widest else ''}{row.ratio[name]:.2f} · {row.per_s[name]:,.0f}/s"
         parts.append(f'<text x="{_LEFT + width + 6:.1f}" y="{y + offset + 11}">{label}</text>')
     return parts
 
