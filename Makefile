@@ -361,3 +361,6 @@ clean: ## remove what was built, but neither data/ nor .env
 	rm -rf $(VENV) $(DEMO_VENV) $(GATEWAYS_VENV) $(CLIENTS_VENV) $(AUDIT_VENV) .venv-3.*
 	rm -rf $(EXPRESS)/node_modules $(GENERATED)/node_modules $(OAUTH)/node_modules $(JS_APPS)/node_modules $(JS)/node_modules $(JS)/dist $(LOGIN)/node_modules
 	rm -rf tests/prometheus/picture/node_modules $(GO_APPS)/module $(GO_APPS)/net-http
+	rm -rf dist build *.egg-info sbom.cdx.json benchmarks/out soak-report mutants htmlcov .coverage .coverage.*
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .schemathesis
+	find service tests soak benchmarks examples clients -name __pycache__ -type d -prune -exec rm -rf {} +
