@@ -4,12 +4,17 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from service.http.cookies import CookiePolicy, GuestCookie
+from service.http.forward_auth import ForwardAuth, ForwardAuthPolicy
+from service.http.rate_limit import RateLimiter
+from service.keys import keyring
 from tests.api import Answer, Api
 from tests.conftest import MakeApi
-from tests.doubles import HandClock
+from tests.doubles import HandClock, make_test_key
+from tests.merge.test_refresh import Shop
 from tests.security.heads import get
 from tests.security.wire import exchange
 
@@ -552,6 +557,33 @@ async def test_an_access_token_is_given_again_for_half_its_life(make_api: MakeAp
 
     assert again == first
     assert await given() != first
+
+
+@pytest.mark.parametrize("mode", ["verify", "ensure"])
+async def test_a_guest_is_known_while_no_key_signs(clock: HandClock, mode: str) -> None:
+    """Else `/v1/auth` responded with 503, which nginx makes a 500."""
+    shop = Shop(clock, access_ttl_s=300)
+    policy = ForwardAuthPolicy(
+        ensure_on="navigate",
+        headers=frozenset({"access"}),
+        rate_limit_per_s=0,
+        trusted_proxies=(),
+        access_audience=("shop",),
+    )
+    cookie = GuestCookie(CookiePolicy(names=("guest",), domain=None, same_site="Lax", secure=False))
+    auth = ForwardAuth(
+        policy, tokens=shop.tokens, merges=shop.merges, cookie=cookie, limiter=RateLimiter(0, clock=clock)
+    )
+    raw_token = await shop.issue({})
+    successor = make_test_key("k2", now_s=clock())
+    ring = keyring.promote(keyring.stage(shop.source.loaded.ring, successor), now_s=clock() + 1)
+    shop.source.change(keyring.revoke(ring, "k2", now_s=clock() + 2))
+    headers = CIMultiDictProxy(CIMultiDict({**NAVIGATION, "Cookie": f"guest={raw_token}"}))
+
+    decision = await (auth.verify(headers) if mode == "verify" else auth.ensure(headers, method="GET", peer=None))
+
+    assert decision is not None
+    assert (decision.outcome, decision.headers["X-Guest-Access-Token"]) == ("known", "")
 
 
 async def test_an_access_token_is_no_guest(make_api: MakeApi) -> None:
