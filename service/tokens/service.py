@@ -184,10 +184,11 @@ class TokenService:
         given = self._access_tokens.get(name)
         if given is not None and 2 * self.clock() < given.issued_at_s + given.expires_at_s:
             return given
+        kept = self._access_tokens  # those of this ring, whichever is held once the token is signed
         made = await self.access_token(token, audience=audience)
-        while len(self._access_tokens) >= MAX_ACCESS_TOKENS:
-            del self._access_tokens[next(iter(self._access_tokens))]
-        self._access_tokens[name] = made
+        while len(kept) >= MAX_ACCESS_TOKENS:
+            del kept[next(iter(kept))]
+        kept[name] = made
         return made
 
     async def sign_next(
@@ -223,7 +224,7 @@ class TokenService:
         )
         body = msgspec.json.encode(made.to_json())
         signed = await self._signed(keys, made, body)
-        if remembered and keys.ring.active is not None:
+        if remembered and keys.ring.active is not None and keys is self._keys.loaded:
             self._memory_under(keys).put(signed.raw_token, (keys.ring.active, made), body=body)
         return signed
 

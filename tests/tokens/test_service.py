@@ -9,8 +9,9 @@ import pytest
 
 from service.errors import InvalidRequest, InvalidToken
 from service.keys import keyring
+from service.keys.material import Algorithm
 from service.merge.presets import SHIPPED
-from tests.doubles import HandClock
+from tests.doubles import HandClock, make_test_key
 from tests.merge.test_refresh import NOW_S, Shop
 
 
@@ -177,3 +178,26 @@ async def test_other_requests_go_on_beside_a_slow_signature(clock: HandClock) ->
 
     assert turns["ES256"] <= 4
     assert turns["RS256"] > 4
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+async def test_an_access_token_of_a_key_revoked_meanwhile_is_not_given_again(
+    clock: HandClock, algorithm: Algorithm
+) -> None:
+    shop = Shop(clock, algorithm=algorithm, access_ttl_s=300)
+    raw_token = await shop.issue({})
+    first_ring = shop.source.loaded.ring
+    key_2, key_3 = (make_test_key(kid, now_s=NOW_S, algorithm=algorithm) for kid in ("k2", "k3"))
+    ring = keyring.promote(keyring.stage(first_ring, key_2), now_s=NOW_S + 1)
+    shop.source.change(ring)
+    verified = await shop.tokens.verify(raw_token)
+    under_way = asyncio.create_task(shop.tokens.reused_access_token(verified, audience=("orders",)))
+    await asyncio.sleep(0)
+
+    ring = keyring.stage(keyring.revoke(ring, "k2", now_s=NOW_S + 2), key_3)
+    shop.source.change(keyring.promote(ring, now_s=NOW_S + 2))
+    verified = await shop.tokens.verify(raw_token)
+    kid_of_first = jwt.get_unverified_header((await under_way).raw_token)["kid"]
+    again = await shop.tokens.reused_access_token(verified, audience=("orders",))
+
+    assert (kid_of_first, jwt.get_unverified_header(again.raw_token)["kid"]) == ("k2", "k3")
