@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -54,7 +55,7 @@ class MergeService:
         """`recent` is the memory that all workers of the host share; without, this process has one of its own."""
         self._tokens = tokens
         self._recent = RecentTokens() if recent is None else recent
-        self._turn = asyncio.Lock()
+        self._turns: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
 
     async def refresh(
         self,
@@ -110,8 +111,7 @@ class MergeService:
         one merges again.
         """
         await NEXT_TURN
-        # Slow signatures of one process wait for each other here, where none of them is made in vain.
-        async with self._turn if self._tokens.signs_slowly else nullcontext():
+        async with self._turn(old) if self._tokens.signs_slowly else nullcontext():
             while True:
                 now_s = self._tokens.clock()
                 seen = self._recent.find(old, now_s=now_s)
@@ -135,6 +135,10 @@ class MergeService:
         await NEXT_TURN
         self._tokens.observe("refreshed")
         return Refreshed(signed, rebased_onto)
+
+    def _turn(self, guest: GuestClaims) -> asyncio.Lock:
+        """Slow signatures for one guest wait for each other, so that none of them is made in vain."""
+        return self._turns.setdefault(guest.lineage, asyncio.Lock())  # it lives while anybody holds or awaits it
 
     async def _newest(self, seen: Successor, old: GuestClaims, *, in_any_case: bool = False) -> GuestClaims | None:
         """The claims of a remembered token that came of `old`, or in any case, once verified; None where it is bad."""

@@ -1,6 +1,7 @@
 """Changes of one guest that race, against the real signer and a hand-moved clock."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -120,6 +121,23 @@ async def test_no_slow_signature_is_made_in_vain(clock: HandClock) -> None:
     await asyncio.gather(*(shop.change(first, Replace(cart(tea=1))) for _ in range(10)))
 
     assert shop.numbers - numbered == 10  # each token that is signed takes one number, its `jti`
+
+
+async def test_guests_do_not_wait_for_each_other_s_slow_signatures(clock: HandClock) -> None:
+    shop = Shop(clock, algorithm="RS256")
+    guests = [await shop.issue({}) for _ in range(3)]
+    done: list[str] = []
+
+    async def noted(name: str, work: Awaitable[object]) -> None:
+        await work
+        done.append(name)
+
+    changes = [asyncio.create_task(noted("change", shop.change(each, Replace({"a": 1})))) for each in guests]
+    for _ in range(5):  # until all changes wait for the thread that signs
+        await asyncio.sleep(0)
+    await asyncio.gather(*changes, noted("issue", shop.issue({})))
+
+    assert done == ["change", "change", "change", "issue"]
 
 
 @pytest.mark.parametrize(
