@@ -3,7 +3,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.gateways.chromium import chromium
 from tests.gateways.echo import Echo, echo
 from tests.gateways.gateways import ASKING, OFFLINE, Running, Site
 from tests.gateways.guest_service import GuestService, guest_service
@@ -49,3 +51,10 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def asking_gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Those that ensure a guest outside /account."""
     yield from _start(request.param, tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium, with no cookie of anybody in a context of its own."""
+    with chromium() as started:
+        yield started

@@ -1,12 +1,10 @@
 """A real browser behind the gateways that ensure a guest: one for each visitor, whatever a page loads."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
-from tests.gateways.chromium import chromium
 from tests.gateways.echo import echo
 from tests.gateways.gateways import ASKING, Site
 from tests.gateways.guest_service import COOKIE, guest_service
@@ -24,12 +22,6 @@ LOADED = {
     "/frame",
     "/prefetched",
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.mark.parametrize("name", ASKING)

@@ -11,7 +11,6 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page
 
 from tests.clients.stage import Stage, staged
-from tests.gateways.chromium import chromium
 from tests.gateways.echo import Echo, echo
 from tests.gateways.gateways import ASKING, Site
 from tests.gateways.guest_service import COOKIE, GuestService, guest_service
@@ -19,12 +18,6 @@ from tests.gateways.tls import https_front
 
 DOMAIN = "shop.test"
 HOST = f"app.{DOMAIN}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture
