@@ -5,7 +5,7 @@ files or Redis.
 
 Each request yields to the event loop right before its signature and right after. So the signatures of all requests
 under way are computed one after the other, and the curve's table of 150 KB stays in the processor's cache: 20 µs less
-for each (docs/performance.md).
+for each (docs/performance.md). Those of RSA keys take milliseconds, and are made in a thread.
 """
 
 import hashlib
