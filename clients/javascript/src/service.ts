@@ -116,20 +116,21 @@ export class Service {
   }
 
   async #fetch(path: string, init: RequestInit, signal: AbortSignal = deadline()): Promise<Answer> {
-    let response: Response;
+    let response: Response | undefined;
     let body: unknown;
     try {
-      // Next.js would cache; and a redirect would take the API key along.
-      const options = { ...init, signal, cache: "no-store", redirect: "error" } as const;
+      // Next.js would cache; and a redirect would take the API key along. It is not "error", since Node before 24 forgets
+      // the signal then as soon as it collects garbage (nodejs/undici#4627), and waits for a slow answer for ever.
+      const options = { ...init, signal, cache: "no-store", redirect: "manual" } as const;
       response = await fetch(this.#settings.url + path, options);
       body = await response.json();
     } catch (error) {
       const { name, message, cause } = error as Error;
       const reason = cause instanceof Error ? `${message}: ${cause.message}` : message;
-      throw this.unavailable(`${name}: ${reason}`, error);
+      throw this.unavailable(response && !response.ok ? `status ${response.status}` : `${name}: ${reason}`, error);
     }
     if (isObject(body) && response.ok) return { body, cookies: response.headers.getSetCookie() };
-    if (isObject(body) && response.status < 500 && typeof body.code === "string") {
+    if (isObject(body) && response.status >= 400 && response.status < 500 && typeof body.code === "string") {
       const { type, title, status, detail, code, ...facts } = body;
       throw new GuestError(body.code, String(detail ?? title ?? code), facts);
     }

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { readdir, readFile } from "node:fs/promises";
 import { createServer, get } from "node:http";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import express from "express";
 import Fastify from "fastify";
 import { Hono } from "hono";
@@ -160,6 +162,46 @@ test("a login goes through without the service, and says why nothing was merged"
   await assert.rejects(guest.replace({}), { code: "unreadable_guest" });
   assert.equal(warnings.length, 1);
 });
+
+test("a service that answers byte by byte holds nobody up, whatever garbage is collected", { timeout: 20_000 }, async (t) => {
+  setFlagsFromString("--expose-gc");
+  const collectGarbage = runInNewContext("gc");
+  const slow = createServer((_, res) => {
+    const writing = setInterval(() => res.write(" "), 50);
+    res.on("close", () => clearInterval(writing));
+  });
+  await new Promise((resolve) => slow.listen(0, "127.0.0.1", resolve));
+  const collecting = setInterval(collectGarbage, 100);
+  t.after(() => {
+    clearInterval(collecting);
+    slow.close().closeAllConnections();
+  });
+  const warnings = [];
+  const guests = new GuestSessions({ url: `http://127.0.0.1:${slow.address().port}`, issuer: ISSUER, warn: (text) => warnings.push(text) });
+  const guest = await guests.open(request(page()));
+  assert.equal(guest.id, null);
+  assert.match(warnings[0], /TimeoutError/);
+});
+
+for (const status of [302, 307, 308]) {
+  test(`the API key follows no redirect with status ${status}`, async (t) => {
+    const asked = [];
+    const elsewhere = createServer((req, res) => {
+      asked.push(req.url);
+      const answer = JSON.stringify({ code: "moved", token: "x" });
+      res.writeHead(status, { Location: "/elsewhere", "Content-Type": "application/json" }).end(answer);
+    });
+    await new Promise((resolve) => elsewhere.listen(0, "127.0.0.1", resolve));
+    t.after(() => elsewhere.close().closeAllConnections());
+    const warnings = [];
+    const url = `http://127.0.0.1:${elsewhere.address().port}`;
+    const guests = new GuestSessions({ url, issuer: ISSUER, apiKey: "secret", warn: (text) => warnings.push(text) });
+    const guest = await guests.open(request());
+    await assert.rejects(guest.replace({}), (error) => error.code === "unavailable");
+    assert.ok(!asked.includes("/elsewhere"));
+    assert.match(warnings[0], new RegExp(`status ${status}`));
+  });
+}
 
 test("a change after the response is refused", async (t) => {
   const { guests } = await started(t);
