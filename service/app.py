@@ -23,7 +23,7 @@ from service.http.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.http.rate_limit import ClientTable, RateLimiter
 from service.http.request import BODY_TIMEOUT_S, BodyReader
 from service.http.routing import Routing
-from service.keys import Clock, RandomBytes
+from service.keys import Clock
 from service.keys.admin import KeyAdmin
 from service.keys.encoding import to_jwk_set
 from service.keys.encryption import Sealer
@@ -68,19 +68,17 @@ def make_keys(
     settings: Settings,
     *,
     clock: Clock = time.time,
-    steady_clock: Clock = time.monotonic,
-    random_bytes: RandomBytes = os.urandom,
     on_change: Callable[[bytes], None] = lambda _ring: None,
 ) -> KeyManager:
     """The keys use case over the places that the settings name; `on_change` is as for `KeyManager`."""
     patience_s = None if settings.keys_required else FIRST_RING_PATIENCE_S
     return KeyManager(
         settings.keys,
-        generator=_make_generator(settings, clock, random_bytes),
+        generator=_make_generator(settings, clock),
         file=_make_file(settings),
         copy=make_redis_store(settings),
         clock=clock,
-        steady_clock=steady_clock,
+        steady_clock=time.monotonic,
         pace=Pace(first_ring_patience_s=patience_s),
         on_change=on_change,
     )
@@ -88,7 +86,7 @@ def make_keys(
 
 async def reading_keys(settings: Settings, ring: KeyRing) -> KeyManager:
     """The keys use case over a ring in memory that is never moved or written, to verify with alone."""
-    generator = _make_generator(settings, time.time, os.urandom)
+    generator = _make_generator(settings, time.time)
     keys = KeyManager(
         settings.keys, generator=generator, file=None, copy=None, clock=time.time, steady_clock=time.monotonic
     )
@@ -97,27 +95,18 @@ async def reading_keys(settings: Settings, ring: KeyRing) -> KeyManager:
 
 
 def make_tokens(
-    settings: Settings,
-    keys: KeyManager,
-    *,
-    clock: Clock = time.time,
-    random_bytes: RandomBytes = os.urandom,
-    observe: Observer = lambda _event: None,
+    settings: Settings, keys: KeyManager, *, clock: Clock = time.time, observe: Observer = lambda _event: None
 ) -> TokenService:
     """The use cases of guest tokens over these keys."""
-    return TokenService(settings.tokens, keys=keys, clock=clock, random_bytes=random_bytes, observe=observe)
+    return TokenService(settings.tokens, keys=keys, clock=clock, random_bytes=os.urandom, observe=observe)
 
 
 def make_key_operations(
-    settings: Settings,
-    *,
-    algorithm: Algorithm | None = None,
-    clock: Clock = time.time,
-    random_bytes: RandomBytes = os.urandom,
+    settings: Settings, *, algorithm: Algorithm | None = None, clock: Clock = time.time
 ) -> KeyAdmin:
     """What an operator does to the keys in the places that the settings name; new keys are of `algorithm`."""
     return KeyAdmin(
-        generator=_make_generator(settings, clock, random_bytes),
+        generator=_make_generator(settings, clock),
         file=_make_file(settings),
         copy=make_redis_store(settings),
         sealer=_make_sealer(settings),
@@ -126,9 +115,9 @@ def make_key_operations(
     )
 
 
-def _make_generator(settings: Settings, clock: Clock, random_bytes: RandomBytes) -> KeyGenerator:
+def _make_generator(settings: Settings, clock: Clock) -> KeyGenerator:
     require_cryptography_backend()
-    return KeyGenerator(settings.keys, clock=clock, random_bytes=random_bytes)
+    return KeyGenerator(settings.keys, clock=clock, random_bytes=os.urandom)
 
 
 def _make_sealer(settings: Settings) -> Sealer | None:
@@ -154,7 +143,6 @@ def make_app(
     settings: Settings,
     *,
     clock: Clock = time.time,
-    random_bytes: RandomBytes = os.urandom,
     body_timeout_s: float = BODY_TIMEOUT_S,
     shared: Shared | None = None,
     row: int = 0,
@@ -179,7 +167,7 @@ def make_app(
                 ", ".join(settings.tokens.issuers),
             )
 
-    tokens = make_tokens(settings, keys, clock=clock, random_bytes=random_bytes, observe=observe)
+    tokens = make_tokens(settings, keys, clock=clock, observe=observe)
     cookie = GuestCookie(settings.cookie)
     access = ApiKeyAuth(settings.access, clock=clock)
     merges = MergeService(tokens, recent=shared.recent)
