@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("guest_sessions.app")
 
 KEYS: web.AppKey[KeyManager] = web.AppKey("keys", KeyManager)
-RINGS: web.AppKey[SharedRings] = web.AppKey("rings", SharedRings)
-LOOP_LAG: web.AppKey[LoopLag] = web.AppKey("loop_lag", LoopLag)
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -192,10 +190,8 @@ def make_app(
     routing = Routing(auth=access, bodies=BodyReader(timeout_s=body_timeout_s), metrics=metrics)
     app = web.Application(client_max_size=settings.max_body_bytes)
     app[KEYS] = keys
-    app[RINGS] = shared.rings
     app.add_routes([*api.routes(routing), *ops.routes(routing)])
-    app[LOOP_LAG] = loop_lag
-    app.cleanup_ctx.append(_background_tasks)
+    app.cleanup_ctx.append(partial(_background_tasks, keys, shared.rings, loop_lag))
     return app
 
 
@@ -206,7 +202,9 @@ def make_runner(
     return Runner(app, head_timeout_s=head_timeout_s, write_timeout_s=write_timeout_s)
 
 
-async def _background_tasks(app: web.Application) -> AsyncIterator[None]:
+async def _background_tasks(
+    keys: KeyManager, rings: SharedRings, loop_lag: LoopLag, _: web.Application
+) -> AsyncIterator[None]:
     """Follows the keys and measures the event loop until the application ends."""
 
     def report_early_end(task: asyncio.Task[None]) -> None:
@@ -214,15 +212,14 @@ async def _background_tasks(app: web.Application) -> AsyncIterator[None]:
         if not task.cancelled():
             logger.critical("work beside the requests has ended: restart this process", exc_info=task.exception())
 
-    keys = app[KEYS]
     # A worker that replaces another has the keys before it accepts connections, whatever the disk and Redis do.
-    for content in app[RINGS]:
+    for content in rings:
         try:
             await keys.hold(content)
         except GuestSessionsError as error:
             logger.warning("a ring of this host's other workers is not taken: %s", error.detail)
     await keys.start()
-    tasks = [asyncio.create_task(work) for work in (keys.run(), app[LOOP_LAG].run())]
+    tasks = [asyncio.create_task(work) for work in (keys.run(), loop_lag.run())]
     for task in tasks:
         task.add_done_callback(report_early_end)
     try:
