@@ -19,7 +19,6 @@ from service.http.forward_auth import ForwardAuth
 from service.http.handlers import ApiHandlers
 from service.http.metrics import COLUMNS, LoopLag, Metrics, SharedCounters
 from service.http.ops import OpsHandlers
-from service.http.protocol import HEAD_TIMEOUT_S, WRITE_TIMEOUT_S, Runner
 from service.http.rate_limit import ClientTable, RateLimiter
 from service.http.request import BODY_TIMEOUT_S, BodyReader
 from service.http.routing import Routing
@@ -193,13 +192,6 @@ def make_app(
     app.add_routes([*api.routes(routing), *ops.routes(routing)])
     app.cleanup_ctx.append(partial(_background_tasks, keys, shared.rings, loop_lag))
     return app
-
-
-def make_runner(
-    app: web.Application, *, head_timeout_s: float = HEAD_TIMEOUT_S, write_timeout_s: float = WRITE_TIMEOUT_S
-) -> Runner:
-    """The application behind a server whose connections no client can stall or crowd out."""
-    return Runner(app, head_timeout_s=head_timeout_s, write_timeout_s=write_timeout_s)
 
 
 async def _background_tasks(

@@ -12,7 +12,7 @@ from typing import Final, cast
 import uvloop
 from aiohttp import web
 
-from service.app import Shared, make_app, make_key_operations, make_runner
+from service.app import Shared, make_app, make_key_operations
 from service.config import Settings
 from service.errors import GuestSessionsError, InvalidSettings
 from service.http.auth import is_loopback
@@ -115,7 +115,7 @@ def serve(
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, ended.set)
-        await _serve(make_runner(make_app(current[0], shared=shared, row=row)), sockets, ended=ended, ready=ready)
+        await _serve(Runner(make_app(current[0], shared=shared, row=row)), sockets, ended=ended, ready=ready)
 
     async def work_alone() -> None:
         said = "a single worker is not restarted: SIGHUP is ignored"

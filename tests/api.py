@@ -9,9 +9,9 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from service.app import KEYS, make_app, make_runner
+from service.app import KEYS, make_app
 from service.config import Settings
-from service.http.protocol import HEAD_TIMEOUT_S
+from service.http.protocol import HEAD_TIMEOUT_S, Runner
 from service.http.request import BODY_TIMEOUT_S
 from tests.doubles import HandClock
 from tests.log_sieve import keep_out_ring, keep_out_settings
@@ -83,7 +83,7 @@ async def serving(folder: Path, clock: HandClock) -> AsyncIterator[Callable[...,
             settings = Settings.from_mapping(given)
             keep_out_settings(given)
             app = make_app(settings, clock=clock, body_timeout_s=body_timeout_s)
-            runner = make_runner(app, head_timeout_s=head_timeout_s)
+            runner = Runner(app, head_timeout_s=head_timeout_s)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             site = web.TCPSite(runner, "127.0.0.1", 0)

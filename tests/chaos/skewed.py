@@ -8,8 +8,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from service.app import make_app, make_runner
+from service.app import make_app
 from service.config import Settings
+from service.http.protocol import Runner
 
 
 class SkewedClock:
@@ -24,7 +25,7 @@ class SkewedClock:
 
 async def serve() -> None:
     settings = Settings.from_mapping(os.environ)
-    runner = make_runner(make_app(settings, clock=SkewedClock(Path(os.environ["TRIAL_CLOCK"]))))
+    runner = Runner(make_app(settings, clock=SkewedClock(Path(os.environ["TRIAL_CLOCK"]))))
     await runner.setup()
     await web.TCPSite(runner, settings.hosts[0], settings.port).start()
     ended = asyncio.Event()

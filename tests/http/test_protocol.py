@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from service.app import make_app, make_runner
+from service.app import make_app
 from service.config import Settings
 from service.http.protocol import Runner
 from tests.api import Api
@@ -23,7 +23,7 @@ async def ending(
 ) -> AsyncIterator[tuple[Api, Runner]]:
     """A service, and what ends it."""
     app = make_app(Settings.from_mapping({"GUEST_KEYS_DIR": str(folder)}), body_timeout_s=body_timeout_s)
-    runner = make_runner(app, write_timeout_s=write_timeout_s)
+    runner = Runner(app, write_timeout_s=write_timeout_s)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     async with aiohttp.ClientSession() as session:
@@ -134,7 +134,7 @@ async def test_an_application_with_middlewares_is_not_served_without_them(tmp_pa
     app.middlewares.append(web.normalize_path_middleware())
 
     with pytest.raises(ValueError, match="middlewares"):
-        await make_runner(app).setup()
+        await Runner(app).setup()
 
 
 async def test_answers_that_nobody_reads_do_not_pile_up(tmp_path: Path) -> None:
