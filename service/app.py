@@ -24,12 +24,10 @@ from service.http.request import BODY_TIMEOUT_S, BodyReader
 from service.http.routing import Routing
 from service.keys import Clock
 from service.keys.admin import KeyAdmin
-from service.keys.encoding import to_jwk_set
 from service.keys.encryption import Sealer
 from service.keys.file_store import FileStore
 from service.keys.generator import KeyGenerator
-from service.keys.held import REFUSALS
-from service.keys.keyring import KeyRing
+from service.keys.held import REFUSALS, KeySource
 from service.keys.manager import FIRST_RING_PATIENCE_S, KeyManager, KeysStatus, Pace
 from service.keys.material import Algorithm
 from service.keys.shared_memory import SharedRings
@@ -81,18 +79,8 @@ def make_keys(
     )
 
 
-async def reading_keys(settings: Settings, ring: KeyRing) -> KeyManager:
-    """The keys use case over a ring in memory that is never moved or written, to verify with alone."""
-    generator = _make_generator(settings, time.time)
-    keys = KeyManager(
-        settings.keys, generator=generator, file=None, copy=None, clock=time.time, steady_clock=time.monotonic
-    )
-    await keys.hold(to_jwk_set(ring))
-    return keys
-
-
 def make_tokens(
-    settings: Settings, keys: KeyManager, *, clock: Clock = time.time, observe: Observer = lambda _event: None
+    settings: Settings, keys: KeySource, *, clock: Clock = time.time, observe: Observer = lambda _event: None
 ) -> TokenService:
     """The use cases of guest tokens over these keys."""
     return TokenService(settings.tokens, keys=keys, clock=clock, random_bytes=os.urandom, observe=observe)

@@ -6,20 +6,20 @@ listen at a given address: a response is taken only once it was checked to be on
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import aiohttp
 import msgspec
 
-from service.app import make_key_operations, make_keys, make_tokens, reading_keys
+from service.app import make_key_operations, make_keys, make_tokens
 from service.cli import output
 from service.config import Settings
 from service.errors import Fault, GuestSessionsError, InvalidToken, NotReady
 from service.http import schemas
 from service.http.cookies import GuestCookie
 from service.keys.file_store import FILE_NAME
+from service.keys.held import LoadedRing, load
 from service.keys.signer import MAX_TOKEN_BYTES
 from service.merge.fold import AppliedChange
 from service.merge.handover import MergedGuest
@@ -111,28 +111,30 @@ class LocalApi:
         return schemas.merged_object(merged, None), merged.result.changes
 
 
-@asynccontextmanager
-async def local_api(settings: Settings, *, signs: bool) -> AsyncIterator[LocalApi]:
+class ReadKeys(msgspec.Struct, frozen=True):
+    """The keys as they were when they were read."""
+
+    loaded: LoadedRing
+
+
+async def local_api(settings: Settings, *, signs: bool) -> LocalApi:
     """The local API. One that signs makes the keyring if there is none; one that does not never makes or writes one.
 
     Raises:
         NotReady: there is no key to sign with; the message says why.
         KeyringError: there is no keyring, or it cannot be read.
     """
-    is_new = signs and settings.keys_dir is not None and not (settings.keys_dir / FILE_NAME).exists()
-    # A ring that is there is only read: a shell's settings, which may not be the service's, must not move it on.
-    keys = make_keys(settings) if is_new else await reading_keys(settings, await make_key_operations(settings).ring())
-    await keys.start()
-    try:
+    if signs and settings.keys_dir is not None and not (settings.keys_dir / FILE_NAME).exists():
+        keys = make_keys(settings)
+        await keys.start()
+        await keys.stop()
         if keys.loaded is None:
             raise NotReady(keys.status().problem or "There is no signing key yet.")
-        if is_new:
-            output.note(
-                f"There was no keyring in {settings.keys_dir}: a new one was made, which no other service knows."
-            )
-        yield LocalApi(settings, make_tokens(settings, keys))
-    finally:
-        await keys.stop()
+        output.note(f"There was no keyring in {settings.keys_dir}: a new one was made, which no other service knows.")
+        return LocalApi(settings, make_tokens(settings, keys))
+    # A ring that is there is only read: a shell's settings, which may not be the service's, must not move it on.
+    ring = await make_key_operations(settings).ring()
+    return LocalApi(settings, make_tokens(settings, ReadKeys(load(ring, settings.keys, now_s=time.time()))))
 
 
 class _Problem(msgspec.Struct, frozen=True):

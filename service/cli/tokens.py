@@ -186,8 +186,7 @@ def _call(
     async def call() -> T:
         if url is not None:
             return await ask(RemoteApi(url, api_key=_first_api_key()))
-        async with local_api(load_settings(), signs=signs) as api:
-            return await ask(api)
+        return await ask(await local_api(load_settings(), signs=signs))
 
     log_config.configure(level="error", style="text")
     try:
