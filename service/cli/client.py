@@ -6,8 +6,9 @@ listen at a given address: a response is taken only once it was checked to be on
 
 import ssl
 import time
-from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import aiohttp
 import msgspec
@@ -18,6 +19,7 @@ from service.config import Settings
 from service.errors import Fault, GuestSessionsError, InvalidToken, NotReady
 from service.http import schemas
 from service.http.cookies import GuestCookie
+from service.http.problems import HttpProblem
 from service.keys.file_store import FILE_NAME
 from service.keys.held import LoadedRing, load
 from service.keys.signer import MAX_TOKEN_BYTES
@@ -28,47 +30,11 @@ from service.merge.policy_parser import compile_policy
 from service.merge.service import MergeService
 from service.tokens.service import TokenService
 
-T = TypeVar("T")
-
 TIMEOUT_S: Final = 10
 
 
-class CallFailed(GuestSessionsError):
-    """A service refused a call or could not be called; the members are those of its problem."""
-
-    code = "call_failed"
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        code: str = code,
-        reason: str | None = None,
-        index: int | None = None,
-        errors: tuple[Fault, ...] = (),
-    ) -> None:
-        super().__init__(detail)
-        self.code = code  # type: ignore[misc]  # of this call alone
-        self.reason = reason
-        self.index = index
-        self.errors = errors
-
-
-class Api(Protocol):
-    """What the commands call. Responses are documents of the API.
-
-    Raises:
-        GuestSessionsError: the request is refused.
-    """
-
-    async def issue(self, asked: schemas.IssueRequest) -> dict[str, Any]:
-        """The token object."""
-
-    async def verify(self, asked: schemas.VerifyRequest) -> dict[str, Any]:
-        """The verdict."""
-
-    async def merge(self, asked: schemas.MergeRequest) -> tuple[dict[str, Any], Sequence[AppliedChange]]:
-        """The response, with nothing signed, and the changes that led to it where they are known."""
+class CallFailed(HttpProblem):
+    """A service refused a call or could not be called; the code and the facts are those of its problem."""
 
 
 class LocalApi:
@@ -151,10 +117,6 @@ class _Issued(msgspec.Struct, frozen=True):
     token: str
 
 
-class _Verdict(msgspec.Struct, frozen=True):
-    active: bool
-
-
 class _Good(msgspec.Struct, frozen=True):
     subject: str
     version: int
@@ -164,6 +126,7 @@ class _Good(msgspec.Struct, frozen=True):
 
 
 class _Bad(msgspec.Struct, frozen=True):
+    active: bool
     reason: str
 
 
@@ -197,83 +160,82 @@ class RemoteApi:
 
     async def issue(self, asked: schemas.IssueRequest) -> dict[str, Any]:
         """`POST /v1/issue`."""
-        response = await self._post("/v1/issue", asked)
-        self._check(response, _Issued)
-        return response
+        return await self._post("/v1/issue", asked, lambda _: _Issued)
 
     async def verify(self, asked: schemas.VerifyRequest) -> dict[str, Any]:
         """`POST /v1/verify`; a token too long for a request of the service's is `too_large` as any other."""
         if len(asked.token) > MAX_TOKEN_BYTES:
             return {"active": False, "reason": "too_large"}
-        response = await self._post("/v1/verify", asked)
-        self._check(response, _Good if self._check(response, _Verdict).active else _Bad)
-        return response
+        return await self._post("/v1/verify", asked, lambda verdict: _Good if verdict.get("active") is True else _Bad)
 
     async def merge(self, asked: schemas.MergeRequest) -> tuple[dict[str, Any], Sequence[AppliedChange]]:
         """`POST /v1/merge` with `dry_run`."""
-        response = await self._post("/v1/merge", msgspec.structs.replace(asked, dry_run=True))
-        self._check(response, _Merged)
-        return response, ()
+        return await self._post("/v1/merge", msgspec.structs.replace(asked, dry_run=True), lambda _: _Merged), ()
 
-    async def _post(self, path: str, asked: schemas.Request) -> dict[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        try:
-            async with (
-                aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session,
-                session.post(self._url + path, data=msgspec.json.encode(asked), allow_redirects=False) as response,
-            ):
-                raw, status = await response.read(), response.status
-                location, content_type = response.headers.get("Location"), response.content_type
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise CallFailed(failure_of(error, self._url)) from error
+    async def _post(
+        self, path: str, asked: schemas.Request, shape_of: Callable[[dict[str, Any]], type[msgspec.Struct]]
+    ) -> dict[str, Any]:
+        """The response, checked to have the shape that `shape_of` says for it."""
+        url, sent = self._url, {"data": msgspec.json.encode(asked), "headers": self._headers}
+        async with request("POST", url + path, base=url, timeout_s=TIMEOUT_S, **sent) as response:
+            raw, status = await response.read(), response.status
+            location, content_type = response.headers.get("Location"), response.content_type
         if location is not None:
-            raise CallFailed(f"{self._url} redirects to {location.removesuffix(path)}: call that address.")
-        self._seen = f"status {status} and {content_type}"
+            raise CallFailed("call_failed", f"{url} redirects to {location.removesuffix(path)}: call that address.")
         try:
             document = schemas.decode_object(raw)
-        except GuestSessionsError as error:
-            raise self._something_else() from error
-        if status >= 400:  # noqa: PLR2004 - RFC 9110, section 15
-            problem = self._check(document, _Problem)
-            raise CallFailed(**msgspec.structs.asdict(problem))
+            is_problem = status >= 400  # noqa: PLR2004 - RFC 9110, section 15
+            checked = msgspec.convert(document, _Problem if is_problem else shape_of(document))
+        except (GuestSessionsError, msgspec.ValidationError) as error:
+            detail = (
+                f"{url} responds with status {status} and {content_type}, but not as a guest-sessions service. "
+                "Its address has no path such as /v1, and is most often that of GUEST_ISSUER."
+            )
+            raise CallFailed("call_failed", detail) from error
+        if isinstance(checked, _Problem):
+            raise CallFailed(checked.code, checked.detail, facts=document)
         return document
 
-    def _check(self, document: dict[str, Any], shape: type[T]) -> T:
-        try:
-            return msgspec.convert(document, shape)
-        except msgspec.ValidationError as error:
-            raise self._something_else() from error
 
-    def _something_else(self) -> CallFailed:
-        return CallFailed(
-            f"{self._url} responds with {self._seen}, but not as a guest-sessions service. "
-            "Its address has no path such as /v1, and is most often that of GUEST_ISSUER."
-        )
+Api = LocalApi | RemoteApi
+"""What the commands call. Requests and responses are the API's; a refusal is a `GuestSessionsError`."""
 
 
-def failure_of(error: Exception, url: str) -> str:
-    """What is wrong with the address, or with what listens there."""
-    match error:
-        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
-            return f"{url} is not an address: it must begin with http:// or https:// and name a host."
-        case aiohttp.ClientConnectorDNSError():
-            return f"{url} cannot be called: there is no host {error.host}."
-        case aiohttp.ClientConnectorCertificateError() | ssl.SSLError() | aiohttp.ClientSSLError():
-            return f"{url} cannot be called by TLS: the certificate is not trusted, or it is an http:// address."
-        case aiohttp.ClientConnectorError():
-            return f"{url} cannot be called: nothing listens on {error.host}:{error.port} ({error.os_error.strerror})."
-        case TimeoutError():
-            return f"{url} did not respond within {TIMEOUT_S} s."
-    return f"{url} does not respond as an HTTP service."
+@asynccontextmanager
+async def request(
+    method: str, url: str, *, base: str, timeout_s: float, **options: Any
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The response to one request, with the options of `aiohttp.request`. A redirect is not followed.
+
+    Raises:
+        CallFailed: with what is wrong with the address `base`, or with what listens there.
+    """
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with aiohttp.request(method, url, timeout=timeout, allow_redirects=False, **options) as response:
+            yield response
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        match error:
+            case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
+                detail = "is not an address: it must begin with http:// or https:// and name a host."
+            case aiohttp.ClientConnectorDNSError():
+                detail = f"cannot be called: there is no host {error.host}."
+            case aiohttp.ClientConnectorCertificateError() | ssl.SSLError() | aiohttp.ClientSSLError():
+                detail = "cannot be called by TLS: the certificate is not trusted, or it is an http:// address."
+            case aiohttp.ClientConnectorError():
+                where = f"{error.host}:{error.port}"
+                detail = f"cannot be called: nothing listens on {where} ({error.os_error.strerror})."
+            case TimeoutError():
+                detail = f"did not respond within {timeout_s} s."
+            case _:
+                detail = "does not respond as an HTTP service."
+        raise CallFailed("call_failed", f"{base} {detail}") from error
 
 
 async def is_ready(url: str) -> bool:
     """Whether `url` responds with 200 within two seconds."""
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session,
-            session.get(url, allow_redirects=False) as response,
-        ):
+        async with request("GET", url, base=url, timeout_s=2) as response:
             return response.status == 200  # noqa: PLR2004 - RFC 9110, section 15.3.1
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+    except CallFailed:
         return False

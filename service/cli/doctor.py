@@ -14,14 +14,13 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-import aiohttp
 import click
 import msgspec
 
 from service import log_config
 from service.app import make_redis_store
 from service.cli import output
-from service.cli.client import failure_of
+from service.cli.client import CallFailed, request
 from service.config import Settings
 from service.errors import CacheUnavailable, InvalidSettings, KeyringDamaged, KeyringError, WrongSecret
 from service.http.auth import is_loopback
@@ -246,17 +245,11 @@ async def check_address(settings: Settings, ring: KeyRing | None, *, clock: Cloc
     issuer = settings.tokens.issuers[0]
     url = f"{issuer.rstrip('/')}/.well-known/jwks.json"
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session,
-            session.get(url, allow_redirects=False) as response,
-        ):
-            status, raw, date = (
-                response.status,
-                await response.content.read(MAX_JWKS_BYTES),
-                response.headers.get("Date", ""),
-            )
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        return [Finding("address", "fault", failure_of(error, issuer))]
+        async with request("GET", url, base=issuer, timeout_s=TIMEOUT_S) as response:
+            raw = await response.content.read(MAX_JWKS_BYTES)
+            status, date = response.status, response.headers.get("Date", "")
+    except CallFailed as error:
+        return [Finding("address", "fault", error.detail)]
     findings = []
     with suppress(ValueError):
         apart_s = email.utils.parsedate_to_datetime(date).timestamp() - clock()

@@ -32,11 +32,11 @@ def note(message: str) -> None:
 
 def explained(error: GuestSessionsError) -> str:
     """The error's detail with the token that it is about, its reason, and its faults on lines of their own."""
-    index = getattr(error, "index", None)
+    facts: dict[str, Any] = error.facts
+    index, reason = facts.get("index"), facts.get("reason")
     token = "" if index is None else f"token {index}: "
-    reason = getattr(error, "reason", None)
     shown = "" if reason is None or reason in error.detail else f" ({reason})"
-    faults = "".join(f"\n  {fault.path or '/'}: {fault.message}" for fault in getattr(error, "errors", ()))
+    faults = "".join(f"\n  {fault['path'] or '/'}: {fault['message']}" for fault in facts.get("errors", ()))
     return f"{token}{error.detail}{shown}{faults}"
 
 
