@@ -94,7 +94,7 @@ def make_key_operations(
         generator=_make_generator(settings, clock),
         file=_make_file(settings),
         copy=make_redis_store(settings),
-        sealer=_make_sealer(settings),
+        sealer=make_sealer(settings),
         clock=clock,
         algorithm=algorithm,
     )
@@ -105,17 +105,18 @@ def _make_generator(settings: Settings, clock: Clock) -> KeyGenerator:
     return KeyGenerator(settings.keys, clock=clock, random_bytes=os.urandom)
 
 
-def _make_sealer(settings: Settings) -> Sealer | None:
+def make_sealer(settings: Settings) -> Sealer | None:
+    """Seals and opens keyrings; None where the settings have no secret."""
     return Sealer(settings.keys_secrets) if settings.keys_secrets else None
 
 
 def _make_file(settings: Settings) -> FileStore | None:
-    return None if settings.keys_dir is None else FileStore(settings.keys_dir, _make_sealer(settings))
+    return None if settings.keys_dir is None else FileStore(settings.keys_dir, make_sealer(settings))
 
 
 def make_redis_store(settings: Settings) -> "RedisStore | None":
     """The settings refuse Redis without a secret: what goes there is always sealed."""
-    sealer = _make_sealer(settings)
+    sealer = make_sealer(settings)
     if settings.redis_url is None or sealer is None:
         return None
     # Imported here: a process without Redis need not carry its client, 7 MiB and a third of the time to start.

@@ -18,16 +18,14 @@ import click
 import msgspec
 
 from service import log_config
-from service.app import make_redis_store
+from service.app import make_redis_store, make_sealer
 from service.cli import output
 from service.cli.client import CallFailed, request
 from service.config import Settings
-from service.errors import CacheUnavailable, InvalidSettings, KeyringDamaged, KeyringError, WrongSecret
+from service.errors import CacheUnavailable, InvalidSettings, KeyringError
 from service.http.auth import is_loopback
 from service.keys import Clock
-from service.keys.encoding import from_jwk_set
-from service.keys.encryption import Sealer, is_sealed
-from service.keys.file_store import FILE_NAME
+from service.keys.file_store import FILE_NAME, SealedWith, open_ring
 from service.keys.keyring import KeyRing
 from service.keys.signer import Signer
 
@@ -39,6 +37,16 @@ FIRST_RELEASE_S: Final = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 """A clock that shows an earlier time has not been set since this program was made."""
 TIMEOUT_S: Final = 5
 MAX_JWKS_BYTES: Final = 2**20
+_SEALED: Final[dict[SealedWith | None, tuple[State, str]]] = {
+    None: ("ok", "not sealed"),
+    "first": ("ok", "sealed under the first secret"),
+    "other": (
+        "warning",
+        "sealed under another secret than the first, which is still needed until a keeper has sealed it",
+    ),
+    "none": ("fault", "not sealed, though there is a secret: a running keeper seals it"),
+}
+"""How a ring is sealed; None where there is no secret to seal it with."""
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
@@ -96,21 +104,20 @@ async def examine(environment: Mapping[str, str], *, clock: Clock = time.time) -
     findings = [Finding("settings", "warning", warning) for warning in settings_warnings(settings)]
     findings = findings or [Finding("settings", "ok", "no fault")]
     findings.append(check_cookie(settings))
-    mine, theirs = check_file(settings, clock=clock), await check_redis(settings, clock=clock)
-    ring = mine.ring or theirs.ring
-    findings += mine.findings + theirs.findings
+    in_file, mine = check_file(settings, clock=clock)
+    in_redis, theirs = await check_redis(settings, clock=clock)
+    ring = mine or theirs
+    findings += in_file + in_redis
     if ring is not None:
         findings += [Finding("keys", "fault", detail) for detail in Signer(ring).faults.values()]
         if ring.active is None:
             findings.append(Finding("keys", "fault", "no key signs: does a keeper run? It makes one"))
-    if mine.ring is not None and theirs.ring is not None and mine.content != theirs.content:
-        state: State = "warning" if mine.ring.ring_id == theirs.ring.ring_id else "fault"
-        message = (
-            f"file and copy differ ({mine.content}; {theirs.content}): does a keeper run? It joins them within 2 s"
-        )
-        if state == "fault":
-            message = f"the copy is of another deployment than the file ({theirs.content}; {mine.content})"
-        findings.append(Finding("redis", state, message))
+    if mine and theirs and mine.ring_id != theirs.ring_id:
+        message = f"the copy is of another deployment than the file ({_content(theirs)}; {_content(mine)})"
+        findings.append(Finding("redis", "fault", message))
+    elif mine and theirs and _content(mine) != _content(theirs):
+        message = f"file and copy differ ({_content(mine)}; {_content(theirs)}): does a keeper run? "
+        findings.append(Finding("redis", "warning", f"{message}It joins them within 2 s"))
     return [*findings, *check_clock(ring, clock=clock), *await check_address(settings, ring, clock=clock)]
 
 
@@ -128,102 +135,57 @@ def check_cookie(settings: Settings) -> Finding:
     return Finding("cookie", "ok", f"{name}, for {domain} and the names below it")
 
 
-class Place(msgspec.Struct, frozen=True):
-    """The ring that was found in a place, if any, and the findings on the way."""
-
-    findings: list[Finding]
-    ring: KeyRing | None = None
-
-    @property
-    def content(self) -> str:
-        """What two places hold alike, for a person to compare."""
-        ring = self.ring
-        return "" if ring is None else f"deployment {ring.ring_id}, revision {ring.revision}, {len(ring.keys)} keys"
-
-
-def check_file(settings: Settings, *, clock: Clock) -> Place:
+def check_file(settings: Settings, *, clock: Clock) -> tuple[list[Finding], KeyRing | None]:
     """The keyring's file: is it there, can it be opened and written, under which secret is it, how old."""
     if settings.keys_dir is None:
-        return Place([])
+        return [], None
     path = settings.keys_dir / FILE_NAME
     try:
         content, changed_at_s = path.read_bytes(), path.stat().st_mtime
     except FileNotFoundError:
         message = f"{path} is not there: is the volume mounted? A first start makes a new keyring"
-        return Place([Finding("file", "fault", message)])
+        return [Finding("file", "fault", message)], None
     except OSError as error:
-        return Place([Finding("file", "fault", f"{path} cannot be read: {error.strerror}")])
-    found = opened("file", content, settings)
+        return [Finding("file", "fault", f"{path} cannot be read: {error.strerror}")], None
     age_s = clock() - changed_at_s
-    if found.ring is not None:
-        found.findings[0] = Finding(
-            "file",
-            found.findings[0].state,
-            f"{path}: {found.findings[0].message}, changed {output.span(int(age_s))} ago",
-        )
+    try:
+        ring, sealed_with = open_ring(content, make_sealer(settings))
+        state, held = _held(ring, sealed_with if settings.keys_secrets else None)
+        findings = [Finding("file", state, f"{path}: {held}, changed {output.span(int(age_s))} ago")]
+    except KeyringError as error:
+        ring, findings = None, [Finding("file", "fault", error.detail)]
     if age_s < -APART_S:
         message = f"{path} is of {_utc(changed_at_s)}, {-age_s:.0f} s in the future: the clock is behind, or was ahead"
-        found.findings.append(Finding("clock", "fault", message))
+        findings.append(Finding("clock", "fault", message))
     if not os.access(settings.keys_dir, os.W_OK) or not os.access(path, os.W_OK):
-        found.findings.append(Finding("file", "fault", f"{path} cannot be written by this user: keys cannot rotate"))
+        findings.append(Finding("file", "fault", f"{path} cannot be written by this user: keys cannot rotate"))
     if path.stat().st_mode & 0o077:
-        found.findings.append(Finding("file", "fault", f"{path} can be read by other users: chmod 600"))
-    return found
+        findings.append(Finding("file", "fault", f"{path} can be read by other users: chmod 600"))
+    return findings, ring
 
 
-async def check_redis(settings: Settings, *, clock: Clock) -> Place:
+async def check_redis(settings: Settings, *, clock: Clock) -> tuple[list[Finding], KeyRing | None]:
     """The copy in Redis: can it be reached and opened, under which secret is it; and does the clock there agree."""
     store = make_redis_store(settings)
     if store is None:
-        return Place([])
+        return [], None
     async with AsyncExitStack() as stack:
         stack.push_async_callback(store.close)
         try:
-            content = await store.get_sealed()
+            ring = await store.get()
+            if ring is None:
+                message = "Redis holds no keyring: does a keeper run? It puts one there within 2 s"
+                return [Finding("redis", "fault", message)], None
+            findings = [Finding("redis", *_held(ring, store.sealed_with))]
         except CacheUnavailable as error:
-            return Place([Finding("redis", "fault", error.detail)])
-        if content is None:
-            message = "Redis holds no keyring: does a keeper run? It puts one there within 2 s"
-            return Place([Finding("redis", "fault", message)])
-        found = opened("redis", content, settings)
+            return [Finding("redis", "fault", error.detail)], None
+        except KeyringError as error:
+            ring, findings = None, [Finding("redis", "fault", error.detail)]
         try:
             apart_s = await store.clock_s() - clock()
         except CacheUnavailable as error:  # the service itself needs no right to ask for the time
-            found.findings.append(Finding("clock", "warning", f"not compared with that of Redis: {error.detail}"))
-            return found
-        if abs(apart_s) > APART_S:
-            way = "behind" if apart_s > 0 else "ahead of"
-            found.findings.append(Finding("clock", "fault", f"is {abs(apart_s):.0f} s {way} the clock of Redis"))
-        return found
-
-
-def opened(check: Literal["file", "redis"], content: bytes, settings: Settings) -> Place:
-    """The ring in the bytes of a place, and under which secret it is."""
-    sealer = Sealer(settings.keys_secrets) if settings.keys_secrets else None
-    content = content.strip()
-    state: State = "ok"
-    try:
-        if content.startswith(b"{") and check == "file":
-            sealed, plain = "not sealed", content
-            if sealer is not None:
-                state, sealed = "fault", "not sealed, though there is a secret: a running keeper seals it"
-        elif sealer is None:
-            if is_sealed(content):
-                raise WrongSecret("it is sealed, and no secret was given to open it")
-            raise KeyringDamaged("this is no keyring, or a damaged one")
-        else:
-            sealed, plain = "sealed under the first secret", sealer.open(content)
-            if not sealer.is_current(content):
-                state = "warning"
-                sealed = (
-                    "sealed under another secret than the first, which is still needed until a keeper has sealed it"
-                )
-        place = Place([], from_jwk_set(plain))
-        sealed += f", in form {msgspec.json.decode(plain, type=_Form).version}"
-    except KeyringError as error:
-        return Place([Finding(check, "fault", error.detail)])
-    place.findings.append(Finding(check, state, f"{sealed}, {place.content}"))
-    return place
+            return [*findings, Finding("clock", "warning", f"not compared with that of Redis: {error.detail}")], ring
+        return [*findings, *_compared(apart_s, "Redis")], ring
 
 
 def check_clock(ring: KeyRing | None, *, clock: Clock) -> list[Finding]:
@@ -253,9 +215,7 @@ async def check_address(settings: Settings, ring: KeyRing | None, *, clock: Cloc
     findings = []
     with suppress(ValueError):
         apart_s = email.utils.parsedate_to_datetime(date).timestamp() - clock()
-        if abs(apart_s) > APART_S + 1:  # a Date has whole seconds
-            way = "behind" if apart_s > 0 else "ahead of"
-            findings.append(Finding("clock", "fault", f"is {abs(apart_s):.0f} s {way} the clock of {issuer}"))
+        findings = _compared(apart_s, issuer, at_most_s=APART_S + 1)  # a Date has whole seconds
     try:
         served = {key.kid for key in msgspec.json.decode(raw, type=_Jwks).keys}
     except msgspec.MsgspecError:
@@ -269,16 +229,30 @@ async def check_address(settings: Settings, ring: KeyRing | None, *, clock: Cloc
     return [*findings, Finding("address", "ok", f"{url} lists key {kid}, which signs here")]
 
 
-class _Form(msgspec.Struct, frozen=True):
-    version: int = 1
-
-
 class _Jwk(msgspec.Struct, frozen=True):
     kid: str
 
 
 class _Jwks(msgspec.Struct, frozen=True):
     keys: list[_Jwk]
+
+
+def _held(ring: KeyRing, sealed_with: SealedWith | None) -> tuple[State, str]:
+    state, sealed = _SEALED[sealed_with]
+    return state, f"{sealed}, in form {ring.form}, {_content(ring)}"
+
+
+def _content(ring: KeyRing) -> str:
+    """What two places hold alike, for a person to compare."""
+    return f"deployment {ring.ring_id}, revision {ring.revision}, {len(ring.keys)} keys"
+
+
+def _compared(apart_s: float, other: str, *, at_most_s: float = APART_S) -> list[Finding]:
+    """A fault where the clock of `other` is `apart_s` ahead, or behind where that is negative."""
+    if abs(apart_s) <= at_most_s:
+        return []
+    way = "behind" if apart_s > 0 else "ahead of"
+    return [Finding("clock", "fault", f"is {abs(apart_s):.0f} s {way} the clock of {other}")]
 
 
 def _utc(time_s: float) -> str:
