@@ -22,7 +22,6 @@ from service.http.forward_auth import ForwardAuthPolicy
 from service.http.rate_limit import Network
 from service.keys.encryption import parse_secrets
 from service.keys.keyring import KeyPolicy
-from service.keys.material import Algorithm
 from service.keys.rotation import least_rotation_s
 from service.keys.signer import MAX_TOKEN_BYTES
 from service.merge.policy import Policy
@@ -152,12 +151,7 @@ class _Reader:
         return bool(self.choice(name, ("0", "1"), "0") == "1")
 
     def choice(self, name: str, choices: tuple[str, ...], default: Any) -> Any:
-        def parse(text: str) -> str:
-            if text not in choices:
-                raise ValueError(f"must be one of: {', '.join(choices)}")
-            return text
-
-        return self.parsed(name, parse, default)
+        return self.matched(name, "|".join(choices), f"must be one of: {', '.join(choices)}", default)
 
     def file(self, name: str, parse: Callable[[bytes], T], default: U) -> T | U:
         """The content of the file that the variable names, through `parse`."""
@@ -286,18 +280,15 @@ def _read_tokens(reader: _Reader, *, host: str, port: int, outside: str | None) 
 
 
 def _read_keys(reader: _Reader, tokens: TokenPolicy) -> KeyPolicy:
-    algorithm: Algorithm = reader.choice("GUEST_ALGORITHM", ("ES256", "RS256"), "ES256")
-    jwks_max_age_s = reader.whole("GUEST_JWKS_MAX_AGE", 300, least=1, most=86_400)
-    rotate_every_s = reader.whole("GUEST_ROTATE_EVERY", 0, least=0, most=LONGEST_TTL_S)
     policy = KeyPolicy(
-        algorithm=algorithm,
+        algorithm=reader.choice("GUEST_ALGORITHM", ("ES256", "RS256"), "ES256"),
         max_lifetime_s=tokens.max_ttl_s,
-        jwks_max_age_s=jwks_max_age_s,
-        rotate_every_s=rotate_every_s,
+        jwks_max_age_s=reader.whole("GUEST_JWKS_MAX_AGE", 300, least=1, most=86_400),
+        rotate_every_s=reader.whole("GUEST_ROTATE_EVERY", 0, least=0, most=LONGEST_TTL_S),
         rsa_bits=reader.whole("GUEST_RSA_BITS", 3_072, least=2_048, most=4_096),
     )
     least_s = least_rotation_s(policy)
-    if 0 < rotate_every_s < least_s:
+    if 0 < policy.rotate_every_s < least_s:
         reader.fault(
             "GUEST_ROTATE_EVERY",
             f"must be 0 or at least {least_s}: any faster, and the JWKS would pass its limit of keys, or a key would "
