@@ -125,6 +125,5 @@ Try:
   open {base}/docs in a browser
 
 Ctrl-C ends it.
-""".rstrip()
-        + "\n"
+"""
     )

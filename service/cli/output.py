@@ -82,37 +82,28 @@ def _indented(value: object) -> str:
 def print_merge(merged: dict[str, Any], changes: Sequence[AppliedChange]) -> None:
     """The response of a merge: the guests, what came from where, what was refused, and the payload."""
     merged = msgspec.json.decode(msgspec.json.encode(merged))
-    print_table(
-        "Guests",
-        ("subject", "version", "merged"),
-        [
-            *(
-                (each["subject"], each["version"], "weakened" if each["weakened"] else "yes")
-                for each in merged["guests"]
-            ),
-            *((each.get("subject", f"token {each['index']}"), "", each["reason"]) for each in merged["skipped"]),
-        ],
-    )
+    guests = [
+        (each["subject"], each["version"], "weakened" if each["weakened"] else "yes") for each in merged["guests"]
+    ]
+    skipped = [(each.get("subject", f"token {each['index']}"), "", each["reason"]) for each in merged["skipped"]]
+    print_table("Guests", ("subject", "version", "merged"), guests + skipped)
     print_table(
         "What came from where",
         ("path", "before", "after", "rule", "guest"),
         [(each.path, _json(each.before), _json(each.after), each.rule, each.subject) for each in changes],
     )
-    print_table(
-        "What was refused or altered",
-        ("path", "session", "guest", "kept", "rule", "of"),
-        [
-            (
-                each["path"],
-                _json(each.get("session")),
-                _json(each.get("guest")),
-                each["kept"],
-                each["rule"],
-                each["subject"],
-            )
-            for each in merged["conflicts"]
-        ],
-    )
+    refused = [
+        (
+            each["path"],
+            _json(each.get("session")),
+            _json(each.get("guest")),
+            each["kept"],
+            each["rule"],
+            each["subject"],
+        )
+        for each in merged["conflicts"]
+    ]
+    print_table("What was refused or altered", ("path", "session", "guest", "kept", "rule", "of"), refused)
     click.echo(_indented(merged["payload"]))
 
 
