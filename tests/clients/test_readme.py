@@ -41,8 +41,10 @@ def test_a_visitor_comes_back_to_the_cart(script: str, tmp_path: Path) -> None:
         (tmp_path / script).write_text(here.replace("listen(3000)", f"listen({port})"), "utf-8")
         with running(command, port=port, log=tmp_path / "app.log"):
             newcomer = send(port, "/cart", headers=NAVIGATION)
-            bought = send(port, "/cart/tea", method="POST", body=b"", headers=kept(newcomer))
-            again = send(port, "/cart", headers=kept(bought))
+            visitor = newcomer
+            for sku in ("tea", "mug", "tea"):
+                visitor = send(port, f"/cart/{sku}", method="POST", body=b"", headers=kept(visitor))
+            again = send(port, "/cart", headers=kept(visitor))
 
     assert newcomer.json() == []
-    assert again.json() == [{"sku": "tea", "quantity": 1}]
+    assert again.json() == [{"sku": "tea", "quantity": 2}, {"sku": "mug", "quantity": 1}]
