@@ -1,16 +1,17 @@
 """The ring that a process holds, made ready for requests, and how its places are."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Literal, Protocol
 
 import msgspec
 
-from service.errors import KeyringDamaged, KeyringForeign, KeyringNewer, WrongSecret
-from service.keys import Clock, encoding, keyring
+from service.errors import KeyringDamaged, KeyringError, KeyringForeign, KeyringNewer, WrongSecret
+from service.keys import encoding, keyring
 from service.keys.keyring import KeyPolicy, KeyRing
 from service.keys.rotation import Rotation, publication_lead_s
 from service.keys.signer import Signer
@@ -76,6 +77,16 @@ class Health:
             logger.warning("%s: %s", place, detail)
         self.places[place], self.problems[place] = code, detail
 
+    @contextlib.contextmanager
+    def noted(self, place: Place) -> Iterator[None]:
+        """Notes how a place is after the block; a `KeyringError` that leaves the block ends here."""
+        try:
+            yield
+        except KeyringError as error:
+            self.failed(place, error.code, error.detail)
+        else:
+            self.ok(place)
+
     def ok(self, place: Place) -> None:
         """Notes that a place is as it should be."""
         self.problems.pop(place, None)
@@ -87,17 +98,12 @@ class Health:
 class HeldRing:
     """The ring in memory. Only ever grows, but for dead keys that were forgotten."""
 
-    def __init__(
-        self, policy: KeyPolicy, *, rotation: Rotation, clock: Clock, on_change: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, rotation: Rotation, health: Health, *, on_change: Callable[[bytes], None]) -> None:
+        self.rotation = rotation
+        self.health = health
         self.loaded: LoadedRing | None = None
         self.changed = asyncio.Event()
         """Set with each change."""
-        self.fault: str | None = None
-        """The faults of damaged keys, for people."""
-        self._policy = policy
-        self._rotation = rotation
-        self._clock = clock
         self._on_change = on_change
 
     @property
@@ -105,28 +111,38 @@ class HeldRing:
         """The ring, None while there is none."""
         return None if self.loaded is None else self.loaded.ring
 
-    async def take(self, found: KeyRing) -> KeyRing:
-        """Joins a ring that was found into the one held; returns the ring afterwards.
+    async def take(self, found: KeyRing, *, in_copy: bool = False) -> LoadedRing:
+        """As `join`, for a ring that was found in the file or, `in_copy`, in Redis."""
+        before = self.ring
+        loaded = await self.join(found)
+        if before is not None and loaded.ring != before:
+            self.health.counts["joined"] += 1
+        self.health.confirmed_at = self.rotation.steady_clock()
+        self.rotation.watch(loaded.ring, copy=found if in_copy else None)
+        return loaded
+
+    async def join(self, found: KeyRing) -> LoadedRing:
+        """Joins a ring into the one held; returns what is held afterwards.
 
         Raises:
             KeyringForeign: it is another deployment's.
         """
+        rotation = self.rotation
         while True:
             before = self.loaded
-            ring = self._rotation.remembered(found if before is None else keyring.join(before.ring, found))
+            ring = rotation.remembered(found if before is None else keyring.join(before.ring, found))
             if before is not None and ring == before.ring:
                 # A key that was passed over leaves the JWKS as time goes by.
-                lead_s, now_s = self._rotation.lead_s(ring), self._clock()
+                lead_s, now_s = rotation.lead_s(ring), rotation.clock()
                 leaves = any(key.passed_over for key in before.ring.keys)
                 if not leaves or before.jwks == encoding.public_jwks(before.ring, lead_s=lead_s, now_s=now_s):
-                    return before.ring
-            loaded = await asyncio.to_thread(load, ring, self._policy, now_s=self._clock())
+                    return before
+            loaded = await asyncio.to_thread(load, ring, rotation.policy, now_s=rotation.clock())
             if self.loaded is before:  # else another source was joined meanwhile
                 break
         self.loaded = loaded
-        self.fault = " ".join(loaded.signer.faults.values()) or None
         self.changed.set()
         self._on_change(encoding.to_jwk_set(ring))
         signs = "no key signs" if ring.active is None else f"{ring.active.kid} signs"
         logger.info("holding revision %d of the keyring: %s, %d keys", ring.revision, signs, len(ring.records))
-        return ring
+        return loaded

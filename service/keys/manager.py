@@ -14,7 +14,7 @@ from service.keys.file_store import DISK_TIMEOUT_S, Disk, FileStore, SealedWith
 from service.keys.generator import KeyGenerator
 from service.keys.held import Health, HeldRing, LoadedRing
 from service.keys.keyring import KeyPolicy
-from service.keys.reconcile import CopyTender, Core, FileKeeper
+from service.keys.reconcile import CopyTender, FileKeeper
 from service.keys.rotation import Rotation
 
 if TYPE_CHECKING:  # a process without Redis need not load its client
@@ -92,33 +92,27 @@ class KeyManager:
         self._store = copy
         self._steady_clock = steady_clock
         self._pace = pace
-        rotation = Rotation(policy, clock=clock, steady_clock=steady_clock, with_copy=copy is not None)
-        self._held = HeldRing(policy, rotation=rotation, clock=clock, on_change=on_change)
         self._health = Health(file=file is not None, redis=copy is not None)
-        core = Core(self._held, rotation, self._health, clock, steady_clock)
+        rotation = Rotation(policy, clock=clock, steady_clock=steady_clock, with_copy=copy is not None)
+        self._held = HeldRing(rotation, self._health, on_change=on_change)
         self._file: FileKeeper | None = None
         self._copy: CopyTender | None = None
         if file is not None:
             self._file = FileKeeper(
                 file,
                 copy=copy,
-                core=core,
+                held=self._held,
                 generator=generator,
                 patience_s=pace.first_ring_patience_s,
                 disk=Disk(timeout_s=pace.disk_timeout_s),
             )
         if copy is not None:
-            self._copy = CopyTender(copy, keeps=file is not None, core=core)
+            self._copy = CopyTender(copy, keeps=file is not None, held=self._held)
 
     @property
     def loaded(self) -> LoadedRing | None:
         """The keys to use now; None while there are none. Never waits."""
         return self._held.loaded
-
-    @property
-    def role(self) -> Role:
-        """What this process may do with the ring."""
-        return "follower" if self._file is None else "keeper"
 
     async def hold(self, content: bytes) -> None:
         """Joins a ring in its form at rest, in the clear, as another process of this host holds it (`on_change`).
@@ -126,7 +120,7 @@ class KeyManager:
         Raises:
             KeyringDamaged, KeyringNewer, KeyringForeign
         """
-        await self._held.take(encoding.from_jwk_set(content))
+        await self._held.join(encoding.from_jwk_set(content))
 
     async def start(self) -> None:
         """The first try to become ready; whether it held, `loaded` shows. `run` goes on trying."""
@@ -158,16 +152,17 @@ class KeyManager:
         """A snapshot for readiness and metrics; plain values."""
         ring, now = self._held.ring, self._steady_clock()
         states = Counter(key.state.value for key in ring.keys) if ring else Counter[str]()
+        damaged = " ".join(self._held.loaded.signer.faults.values()) if self._held.loaded else ""
         return KeysStatus(
-            role=self.role,
+            role="follower" if self._file is None else "keeper",
             ready=ring is not None and ring.active is not None and not (self._copy is not None and self._copy.is_stray),
             file=self._health.places["file"],
             redis=self._health.places["redis"],
-            problem=next(iter(self._health.problems.values()), self._held.fault),
+            problem=next(iter(self._health.problems.values()), damaged or None),
             revision=ring.revision if ring else 0,
             ring_age_s=None if self._health.confirmed_at is None else now - self._health.confirmed_at,
             copy_age_s=None if self._copy is None or self._copy.confirmed_at is None else now - self._copy.confirmed_at,
-            sealed_with=None if self._file is None else self._file.sealed_with,
+            sealed_with=None if self._file is None else self._file.store.sealed_with,
             active_key=ring.active.kid if ring and ring.active else None,
             keys={state.value: states[state.value] for state in keyring.KeyState},
             counts=dict(self._health.counts),

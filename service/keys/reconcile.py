@@ -11,8 +11,6 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from service.errors import (
     CacheEmpty,
     CacheUnavailable,
@@ -22,12 +20,11 @@ from service.errors import (
     StoreUnavailable,
     WrongSecret,
 )
-from service.keys import Clock, keyring
-from service.keys.file_store import Disk, FileStore, SealedWith
+from service.keys import keyring
+from service.keys.file_store import Disk, FileStore
 from service.keys.generator import KeyGenerator
-from service.keys.held import REFUSALS, Health, HeldRing
+from service.keys.held import REFUSALS, HeldRing, LoadedRing
 from service.keys.keyring import KeyRing
-from service.keys.rotation import Rotation
 
 if TYPE_CHECKING:  # a process without Redis need not load its client
     from service.keys.redis_store import RedisStore
@@ -35,26 +32,6 @@ if TYPE_CHECKING:  # a process without Redis need not load its client
 logger = logging.getLogger("guest_sessions.keys")
 
 VANISHED: Final = "The keyring's file has vanished; going on with the ring in memory."
-
-
-class Core(msgspec.Struct, frozen=True):
-    """What the sides of one process share."""
-
-    held: HeldRing
-    rotation: Rotation
-    health: Health
-    clock: Clock
-    steady_clock: Clock
-
-    async def take(self, found: KeyRing, *, in_copy: bool = False) -> KeyRing:
-        """Joins a ring that was found into the one in memory; returns the ring afterwards. Raises `KeyringForeign`."""
-        before = self.held.ring
-        ring = await self.held.take(found)
-        if before is not None and ring != before:
-            self.health.counts["joined"] += 1
-        self.health.confirmed_at = self.steady_clock()
-        self.rotation.watch(ring, copy=found if in_copy else None)
-        return ring
 
 
 class FileKeeper:
@@ -65,62 +42,52 @@ class FileKeeper:
         store: FileStore,
         *,
         copy: "RedisStore | None",
-        core: Core,
+        held: HeldRing,
         generator: KeyGenerator,
         patience_s: float | None,
         disk: Disk,
     ) -> None:
         """`patience_s`: for how long Redis must be seen empty before a first ring is made; None: none ever is."""
-        self._store = store
+        self.store = store
         self._copy = copy
-        self._core = core
+        self._held = held
         self._generator = generator
         self._patience_s = patience_s
         self._disk = disk
         self._claimant = generator.claimant()
         self._empty_since: float | None = None
 
-    @property
-    def sealed_with(self) -> SealedWith | None:
-        """What the file was sealed with when it was last read."""
-        return self._store.sealed_with
-
     async def tend(self) -> None:
         """One look at the file, and all that is due then."""
-        held, health, rotation = self._core.held, self._core.health, self._core.rotation
-        try:
-            found = await self._disk.run(self._store.read)
+        held, health = self._held, self._held.health
+        with health.noted("file"):
+            found = await self._disk.run(self.store.read)
             if found is None:
                 if held.ring is not None:
                     raise StoreUnavailable(VANISHED)
                 found = await self._first_ring()
-            ring = await self._core.take(found)
+            loaded = await held.take(found)
             if health.places["redis"] != "unread":  # else at a start: Redis may know more, a successor for one
-                await self._move_on(found, ring)
-        except KeyringError as error:
-            health.failed("file", error.code, error.detail)
-        else:
-            health.ok("file")
+                await self._move_on(found, loaded)
         if held.ring is not None:
-            problem = rotation.problem(held.ring)
+            problem = held.rotation.problem(held.ring)
             health.failed("rotation", "rotation", problem) if problem else health.ok("rotation")
 
-    async def _move_on(self, found: KeyRing, ring: KeyRing) -> None:
+    async def _move_on(self, found: KeyRing, loaded: LoadedRing) -> None:
         """Writes what the file lacks, seals it, and moves the ring on; decided again under the lock."""
-        rotation = self._core.rotation
+        ring, rotation, health = loaded.ring, self._held.rotation, self._held.health
         # A key with damaged numbers does not sign: another takes its place, unless Redis may know the right ones.
-        loaded = self._core.held.loaded
-        damaged = loaded is not None and ring.active is not None and ring.active.kid in loaded.signer.faults
-        replace = damaged and self._core.health.places["redis"] in ("ok", "off")
+        damaged = ring.active is not None and ring.active.kid in loaded.signer.faults
+        replace = damaged and health.places["redis"] in ("ok", "off")
         needs_key = rotation.needs_key(ring, replace=replace)
         moved = rotation.advance(ring, None, replace=replace)
-        lacking = keyring.differs(found, moved, now_s=self._core.clock()) or rotation.remembered(found) != found
-        if not (lacking or needs_key or self._store.needs_sealing):
+        lacking = keyring.differs(found, moved, now_s=rotation.clock()) or rotation.remembered(found) != found
+        if not (lacking or needs_key or self.store.needs_sealing):
             return
         fresh = await asyncio.to_thread(self._generator.key) if needs_key else None
 
         def write() -> KeyRing:
-            with self._store.transaction() as tx:
+            with self.store.transaction() as tx:
                 if tx.ring is None:
                     raise StoreUnavailable(VANISHED)
                 tx.ring = written = rotation.advance(keyring.join(tx.ring, ring), fresh, replace=replace)
@@ -128,8 +95,8 @@ class FileKeeper:
 
         written = await self._disk.run(write)
         if written != found:
-            self._core.health.counts["moves"] += 1
-        await self._core.take(written)
+            health.counts["moves"] += 1
+        await self._held.take(written)
 
     async def _first_ring(self) -> KeyRing:
         """For an empty folder: the ring in Redis, or a new one where Redis is reachable and empty, or off.
@@ -140,13 +107,13 @@ class FileKeeper:
         if theirs is None and self._patience_s is None:
             raise KeyringError("There is no keyring, and GUEST_KEYS_REQUIRED says that there must be one.")
         if theirs is None:
-            first = self._core.rotation.advance(await asyncio.to_thread(self._generator.ring), None)
+            first = self._held.rotation.advance(await asyncio.to_thread(self._generator.ring), None)
         else:
             first = theirs
             logger.info("the folder is empty: adopting the ring in redis, revision %d", first.revision)
 
         def write() -> KeyRing:
-            with self._store.transaction() as tx:
+            with self.store.transaction() as tx:
                 tx.ring = written = tx.ring or first  # another process may have been quicker
             return written
 
@@ -161,20 +128,20 @@ class FileKeeper:
             logger.warning(
                 "made a new keyring at %s, as there was none. If guests have tokens already, they are refused: "
                 "is the volume mounted?",
-                self._store.place,
+                self.store.place,
             )
         return written
 
     async def _ring_in_redis(self, copy: "RedisStore") -> KeyRing | None:
         """The ring in Redis, or None where it stayed empty and this keeper alone may make the first ring."""
-        health = self._core.health
+        health = self._held.health
         try:
             theirs = await copy.get()
             health.ok("redis")
             if theirs is not None:
                 self._empty_since = None
             elif self._patience_s is not None:
-                now = self._core.steady_clock()
+                now = self._held.rotation.steady_clock()
                 self._empty_since = now if self._empty_since is None else self._empty_since
                 if now - self._empty_since < self._patience_s:
                     raise KeyringError(
@@ -195,10 +162,10 @@ class FileKeeper:
 class CopyTender:
     """Brings the copy in Redis and the ring in memory together; of a follower, the copy into memory alone."""
 
-    def __init__(self, copy: "RedisStore", *, keeps: bool, core: Core) -> None:
+    def __init__(self, copy: "RedisStore", *, keeps: bool, held: HeldRing) -> None:
         self._copy = copy
         self._keeps = keeps
-        self._core = core
+        self._held = held
         self.foreign_since: float | None = None
         """Since when, by the steady clock, the copy has been another deployment's."""
         self.confirmed_at: float | None = None
@@ -207,48 +174,39 @@ class CopyTender:
     @property
     def is_stray(self) -> bool:
         """Whether a follower has disagreed with the copy for so long that nobody else may take its tokens."""
-        ring = self._core.held.ring
+        ring, rotation = self._held.ring, self._held.rotation
         if self._keeps or ring is None or self.foreign_since is None:
             return False
-        return self._core.steady_clock() - self.foreign_since > self._core.rotation.lead_s(ring)
+        return rotation.steady_clock() - self.foreign_since > rotation.lead_s(ring)
 
     async def tend(self) -> None:
-        """One look at the copy."""
-        if self._keeps and self._core.held.ring is None:
+        """One look at the copy: takes what it knows and, as a keeper, gives it what it lacks."""
+        held, rotation = self._held, self._held.rotation
+        if self._keeps and held.ring is None:
             return  # the file comes first
-        try:
-            await self._reconcile()
-        except KeyringForeign as error:
-            self.foreign_since = self._core.steady_clock() if self.foreign_since is None else self.foreign_since
-            self._core.health.failed("redis", error.code, error.detail)
-        except KeyringError as error:
-            self._core.health.failed("redis", error.code, error.detail)
-        else:
-            self._core.health.ok("redis")
-            self.confirmed_at = self._core.steady_clock()
-
-    async def _reconcile(self) -> None:
-        """Takes what the copy knows and, as a keeper, gives it what it lacks."""
-        try:
-            found = await self._copy.get()
-        except (KeyringDamaged, WrongSecret):  # another deployment's ring, or one of a newer form, is left alone
-            await self._put()
-            raise
-        lacking = found is None
-        if found is not None:
-            ring = await self._core.take(found, in_copy=True)
-            lacking = keyring.differs(found, ring, now_s=self._core.clock()) or self._copy.needs_sealing
-        self.foreign_since = None
-        if found is None and not self._keeps:
-            raise CacheEmpty("Redis holds no keyring.")
-        if lacking:
-            await self._put()
+        with held.health.noted("redis"):
+            try:
+                found = await self._copy.get()
+                if found is not None:
+                    ring = (await held.take(found, in_copy=True)).ring
+            except (KeyringDamaged, WrongSecret):  # another deployment's ring, or one of a newer form, is left alone
+                await self._put()
+                raise
+            except KeyringForeign:
+                self.foreign_since = rotation.steady_clock() if self.foreign_since is None else self.foreign_since
+                raise
+            self.foreign_since = None
+            if found is None and not self._keeps:
+                raise CacheEmpty("Redis holds no keyring.")
+            if found is None or keyring.differs(found, ring, now_s=rotation.clock()) or self._copy.needs_sealing:
+                await self._put()
+            self.confirmed_at = rotation.steady_clock()
 
     async def _put(self) -> None:
-        ring = self._core.held.ring
+        ring = self._held.ring
         if ring is None or not self._keeps:
             return
         await self._copy.put(ring)
-        self._core.health.counts["put_back"] += 1
-        self._core.rotation.watch(ring, copy=ring)
+        self._held.health.counts["put_back"] += 1
+        self._held.rotation.watch(ring, copy=ring)
         logger.info("put revision %d of the keyring into redis", ring.revision)

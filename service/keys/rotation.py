@@ -29,12 +29,12 @@ AGE_NOTED_EVERY_S: Final = 30
 
 
 class Rotation:
-    """Follows one process's ring. `with_copy`: followers see the keys in Redis alone."""
+    """Follows one process's ring, by its policy and both clocks. `with_copy`: followers see the keys in Redis alone."""
 
     def __init__(self, policy: KeyPolicy, *, clock: Clock, steady_clock: Clock, with_copy: bool) -> None:
-        self._policy = policy
-        self._clock = clock
-        self._steady_clock = steady_clock
+        self.policy = policy
+        self.clock = clock
+        self.steady_clock = steady_clock
         self._with_copy = with_copy
         self._started = steady_clock()
         self._since: dict[tuple[str, str], float] = {}
@@ -42,14 +42,14 @@ class Rotation:
 
     def lead_s(self, ring: KeyRing) -> int:
         """`publication_lead_s` under this process's settings and clock."""
-        return publication_lead_s(ring, self._policy, now_s=self._clock())
+        return publication_lead_s(ring, self.policy, now_s=self.clock())
 
     def watch(self, ring: KeyRing, *, copy: KeyRing | None = None) -> None:
         """Notes since when each key has been active, staged, staged in Redis (`copy`), or dead, without a break.
 
         A key that has been dead for long enough by both clocks is forgotten: `remembered` leaves it out.
         """
-        seen = {("dead", kid) for kid in keyring.dead(ring, now_s=self._clock())}
+        seen = {("dead", kid) for kid in keyring.dead(ring, now_s=self.clock())}
         if ring.active is not None:
             seen.add(("active", ring.active.kid))
         if ring.staged is not None:
@@ -57,7 +57,7 @@ class Rotation:
             in_copy = ("in copy", ring.staged.kid)
             if in_copy in self._since or (copy is not None and any(r.kid == ring.staged.kid for r in copy.records)):
                 seen.add(in_copy)
-        now = self._steady_clock()
+        now = self.steady_clock()
         self._since = {each: self._since.get(each, now) for each in seen}
         self._forgotten |= {
             kid for what, kid in seen if what == "dead" and self._seen_for_s(what, kid) >= DROP_PATIENCE_S
@@ -65,7 +65,7 @@ class Rotation:
 
     def remembered(self, ring: KeyRing) -> KeyRing:
         """The ring without the dead keys that this process has forgotten, which other places may bring back."""
-        return keyring.forget(ring, self._forgotten & keyring.dead(ring, now_s=self._clock()))
+        return keyring.forget(ring, self._forgotten & keyring.dead(ring, now_s=self.clock()))
 
     def needs_key(self, ring: KeyRing, *, replace: bool = False) -> bool:
         """Whether `advance` needs a fresh key: to stage it, or because none is left to sign."""
@@ -75,12 +75,12 @@ class Rotation:
 
     def advance(self, ring: KeyRing, fresh: KeyRecord | None, *, replace: bool = False) -> KeyRing:
         """The ring after every move that is due. `replace`: the active key's numbers are damaged, another must sign."""
-        now_s = self._clock()
-        ring = keyring.allow_lifetime(self.remembered(ring), self._policy.max_lifetime_s)
-        if ring.form < FORM and self._steady_clock() - self._started >= UPGRADE_PATIENCE_S:
+        now_s = self.clock()
+        ring = keyring.allow_lifetime(self.remembered(ring), self.policy.max_lifetime_s)
+        if ring.form < FORM and self.steady_clock() - self._started >= UPGRADE_PATIENCE_S:
             ring = msgspec.structs.replace(ring, form=FORM)
         if ring.form == FORM:  # the one before has no room for it
-            ring = note_jwks_age(ring, self._policy.jwks_max_age_s, now_s=now_s)
+            ring = note_jwks_age(ring, self.policy.jwks_max_age_s, now_s=now_s)
         if ring.active is None or replace:
             if ring.staged is None and fresh is not None:
                 ring = keyring.stage(ring, fresh)
@@ -94,11 +94,11 @@ class Rotation:
 
     def problem(self, ring: KeyRing) -> str | None:
         """What a person should know of the rotation."""
-        now_s = self._clock()
+        now_s = self.clock()
         times_s = [key.activated_at_s or key.created_at_s for key in (ring.active, ring.staged) if key is not None]
         if times_s and max(times_s) > now_s + AHEAD_S:
             return "The keyring has times in the future: a clock is or was wrong. Rotation counts from this start on."
-        if self._policy.rotate_every_s and ring.staged is None and is_full(ring):
+        if self.policy.rotate_every_s and ring.staged is None and is_full(ring):
             return f"The JWKS has {MAX_PUBLISHED_KEYS} keys: no key is rotated by itself any more."
         if self._with_copy and ring.staged is not None and self._is_unseen(ring.staged.kid):
             return f"Key {ring.staged.kid} is not seen in Redis: it signs an hour after it was staged."
@@ -106,7 +106,7 @@ class Rotation:
 
     def _may_sign(self, ring: KeyRing) -> bool:
         """Whether the staged key has been published for its lead by both clocks, and where followers see it."""
-        staged, now_s = ring.staged, self._clock()
+        staged, now_s = ring.staged, self.clock()
         if staged is None:
             return False
         lead_s = self.lead_s(ring)
@@ -120,17 +120,17 @@ class Rotation:
         return False
 
     def _is_staging_due(self, ring: KeyRing) -> bool:
-        if self._policy.rotate_every_s == 0 or ring.active is None or ring.staged is not None or is_full(ring):
+        if self.policy.rotate_every_s == 0 or ring.active is None or ring.staged is not None or is_full(ring):
             return False
-        due_s = self._policy.rotate_every_s - self.lead_s(ring)
-        age_s = self._clock() - (ring.active.activated_at_s or 0)
+        due_s = self.policy.rotate_every_s - self.lead_s(ring)
+        age_s = self.clock() - (ring.active.activated_at_s or 0)
         return (age_s if age_s >= 0 else self._seen_for_s("active", ring.active.kid)) >= due_s
 
     def _is_unseen(self, kid: str) -> bool:
         return ("in copy", kid) not in self._since
 
     def _seen_for_s(self, what: str, kid: str) -> float:
-        now = self._steady_clock()
+        now = self.steady_clock()
         return now - self._since.get((what, kid), now)
 
 
