@@ -85,16 +85,9 @@ class Transaction:
 class FileStore:
     """The ring in one folder, sealed where there is a secret. Blocking; any fault of the disk is `StoreUnavailable`."""
 
-    def __init__(
-        self,
-        directory: Path,
-        sealer: Sealer | None = None,
-        *,
-        lock_timeout_s: float = LOCK_TIMEOUT_S,
-        sync: Sync = os.fsync,
-    ) -> None:
+    def __init__(self, directory: Path, sealer: Sealer | None = None, *, sync: Sync = os.fsync) -> None:
         """`sync` flushes a file descriptor to the disk."""
-        self._file = DurableFile(directory, lock_timeout_s=lock_timeout_s, sync=sync)
+        self._file = DurableFile(directory, sync=sync)
         self._sealer = sealer
         self.place = self._file.place
         self.sealed_with: SealedWith | None = None
@@ -199,9 +192,22 @@ class DurableFile:
             return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_dev
 
     def read(self) -> bytes | None:
-        """The bytes, durable by now, or None where there is no file."""
+        """The bytes, synced with their folder, or None where there is no file.
+
+        Another process may have renamed the file a moment ago and not yet have synced the folder, or a person may have
+        copied a backup there; and a key that signs must last.
+        """
         with _disk(self._path):
-            return self._durable_content()
+            try:
+                with self._path.open("rb") as file:
+                    content = file.read(MAX_BYTES + 1)
+                    self._sync_if_possible(file.fileno())
+            except FileNotFoundError:
+                return None
+            if len(content) > MAX_BYTES:
+                raise StoreUnavailable(f"{self._path} is larger than any keyring.")
+            self._sync_folder(self._directory)
+            return content
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[tuple[bytes | None, Callable[[bytes], None]]]:
@@ -219,26 +225,9 @@ class DurableFile:
             try:
                 self._leave_to_owner(lock)
                 self._wait_for(lock)
-                yield self._durable_content(), self._replace
+                yield self.read(), self._replace
             finally:
                 os.close(lock)
-
-    def _durable_content(self) -> bytes | None:
-        """The bytes, synced with their folder.
-
-        Another process may have renamed the file a moment ago and not yet have synced the folder, or a person may have
-        copied a backup there; and a key that signs must last.
-        """
-        try:
-            with self._path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-                self._sync_if_possible(file.fileno())
-        except FileNotFoundError:
-            return None
-        if len(content) > MAX_BYTES:
-            raise StoreUnavailable(f"{self._path} is larger than any keyring.")
-        self._sync_folder(self._directory)
-        return content
 
     def _replace(self, content: bytes) -> None:
         new = self._directory / NEW_NAME

@@ -51,19 +51,10 @@ MAX_VALUE_BYTES: Final = 4 * 2**20
 NO_BYTES: Final = b"no bytes at all"
 """Stands for a reply, or a value, of another type; it opens as little as any other garbage."""
 
-Kind = Literal["single", "sentinel", "cluster"]
 T = TypeVar("T")
 
-_SCHEMES: Final[dict[str, tuple[Kind, str]]] = {
-    "redis": ("single", "redis"),
-    "rediss": ("single", "rediss"),
-    "unix": ("single", "unix"),
-    "redis+sentinel": ("sentinel", "redis"),
-    "rediss+sentinel": ("sentinel", "rediss"),
-    "redis+cluster": ("cluster", "redis"),
-    "rediss+cluster": ("cluster", "rediss"),
-}
-"""The kind of server, and redis-py's scheme for its credentials and options."""
+_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+"""Before the +, redis-py's scheme for credentials and options; behind it, the kind of server."""
 _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
 _SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 _MAX_DB_DIGITS: Final = 5
@@ -74,9 +65,12 @@ _MAX_DB_DIGITS: Final = 5
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where Redis is. `options` are redis-py's, password included; neither `str` nor `repr` shows them."""
+    """Where Redis is. `options` are redis-py's, password included; neither `str` nor `repr` shows them.
 
-    kind: Kind
+    `kind`: `single`, `sentinel` or `cluster`.
+    """
+
+    kind: str
     nodes: tuple[tuple[str, int], ...] = ()
     socket: str | None = None
     service: str = ""
@@ -108,7 +102,8 @@ def parse_redis_url(text: str) -> RedisAddress:
         ) from None
     if url.scheme not in _SCHEMES:
         raise ValueError(f"must start with one of: {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
-    kind, base = _SCHEMES[url.scheme]
+    base, _, kind = url.scheme.partition("+")
+    kind = kind or "single"
     tls, sentinel = base == "rediss", kind == "sentinel"
     allowed = {"db"} | (_TLS_OPTIONS if tls else set()) | (_SENTINEL_OPTIONS if sentinel else set())
     if not given.keys() <= allowed:
@@ -136,7 +131,7 @@ def parse_redis_url(text: str) -> RedisAddress:
     return RedisAddress(kind=kind, nodes=nodes, socket=socket, service=service, options=options)
 
 
-def _service_and_db(path: str, kind: Kind, option: str | None) -> tuple[str, int]:
+def _service_and_db(path: str, kind: str, option: str | None) -> tuple[str, int]:
     parts = [unquote(part) for part in path.split("/")[1:] if part]
     service = parts.pop(0) if kind == "sentinel" and parts else ""
     if kind == "sentinel" and not service:
@@ -176,9 +171,8 @@ def connect(address: RedisAddress, *, timeout_s: float) -> Any:
         del options["db"]
         return RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in address.nodes], **options)
     if address.kind == "sentinel":
-        without_auth = {name: value for name, value in options.items() if name not in ("username", "password", "db")}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            address.nodes, sentinel_kwargs={**without_auth, **sentinel_auth}, **options
+            address.nodes, sentinel_kwargs={**options, **sentinel_auth, "db": 0}, **options
         )
         return sentinel.master_for(address.service)
     if address.socket is not None:
@@ -209,6 +203,8 @@ class RedisStore:
         self._timeout_s = timeout_s
         self._connect = connect
         self._client: Any = None
+        self.sealed_with: Literal["first", "other"] | None = None
+        """Which of the secrets seals the ring last got or put; None before."""
         self._last: tuple[bytes, KeyRing] | None = None
         self._was_current = False
 
@@ -224,6 +220,7 @@ class RedisStore:
             return None
         if self._last is None or self._last[0] != sealed:
             self._last = (sealed, encoding.from_jwk_set(self._sealer.open(sealed)))
+            self.sealed_with = "first" if self._sealer.is_current(sealed) else "other"
             self._was_current |= self.sealed_with == "first"
         return self._last[1]
 
@@ -231,14 +228,7 @@ class RedisStore:
         """Stores the ring, sealed with the first secret; raises `CacheUnavailable`."""
         sealed = self._sealer.seal(encoding.to_jwk_set(ring))
         await self.put_sealed(sealed)
-        self._last, self._was_current = (sealed, ring), True
-
-    @property
-    def sealed_with(self) -> Literal["first", "other"] | None:
-        """Which of the secrets seals the ring last got or put; None where there was none."""
-        if self._last is None:
-            return None
-        return "first" if self._sealer.is_current(self._last[0]) else "other"
+        self._last, self.sealed_with, self._was_current = (sealed, ring), "first", True
 
     @property
     def needs_sealing(self) -> bool:
@@ -332,14 +322,14 @@ def _reason(error: BaseException) -> str:
     """What went wrong, by the kinds of the errors alone; their text may hold a password."""
     cause: BaseException | None = error
     while cause is not None:
-        known = [reason for kinds, reason in _KINDS.items() if isinstance(cause, kinds)]
-        if not known and isinstance(cause, OSError) and cause.errno in errno.errorcode:
-            known.append(f"cannot be reached: {os.strerror(cause.errno or 0)}")
+        for kinds, reason in _KINDS.items():
+            if isinstance(cause, kinds):
+                return reason
+        if isinstance(cause, OSError) and cause.errno in errno.errorcode:
+            return f"cannot be reached: {os.strerror(cause.errno or 0)}"
         code = str(cause).split(" ", 1)[0]
-        if not known and code in _REFUSALS:
-            known.append(_REFUSALS[code])
-        if known:
-            return known[0]
+        if code in _REFUSALS:
+            return _REFUSALS[code]
         cause = cause.__cause__ or cause.__context__
     return f"cannot be used: {type(error).__name__}"
 
