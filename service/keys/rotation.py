@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from service.keys import Clock, keyring
-from service.keys.keyring import FORM, MAX_PUBLISHED_KEYS, RETENTION_MARGIN_S, KeyPolicy, KeyRecord, KeyRing
+from service.keys.keyring import FORM, MAX_PUBLISHED_KEYS, RETENTION_MARGIN_S, Key, KeyPolicy, KeyRecord, KeyRing
 
 logger = logging.getLogger("guest_sessions.keys")
 
@@ -71,7 +71,13 @@ class Rotation:
         """Whether `advance` needs a fresh key: to stage it, or because none is left to sign."""
         if ring.staged is not None:
             return False
-        return ring.active is None or replace or self._is_staging_due(ring)
+        if ring.active is None or replace:
+            return True
+        if self.policy.rotate_every_s == 0 or is_full(ring):
+            return False
+        due_s = self.policy.rotate_every_s - self.lead_s(ring)
+        age_s = self.clock() - (ring.active.activated_at_s or 0)
+        return (age_s if age_s >= 0 else self._seen_for_s("active", ring.active.kid)) >= due_s
 
     def advance(self, ring: KeyRing, fresh: KeyRecord | None, *, replace: bool = False) -> KeyRing:
         """The ring after every move that is due. `replace`: the active key's numbers are damaged, another must sign."""
@@ -81,15 +87,10 @@ class Rotation:
             ring = msgspec.structs.replace(ring, form=FORM)
         if ring.form == FORM:  # the one before has no room for it
             ring = note_jwks_age(ring, self.policy.jwks_max_age_s, now_s=now_s)
-        if ring.active is None or replace:
-            if ring.staged is None and fresh is not None:
-                ring = keyring.stage(ring, fresh)
-            if ring.staged is not None:
-                ring = keyring.promote(ring, now_s=now_s)
-        elif ring.staged is not None and self._may_sign(ring):
-            ring = keyring.promote(ring, now_s=now_s)
-        elif fresh is not None and self._is_staging_due(ring):
+        if fresh is not None and self.needs_key(ring, replace=replace):
             ring = keyring.stage(ring, fresh)
+        if ring.staged is not None and (ring.active is None or replace or self._may_sign(ring, ring.staged)):
+            ring = keyring.promote(ring, now_s=now_s)
         return ring
 
     def problem(self, ring: KeyRing) -> str | None:
@@ -104,12 +105,9 @@ class Rotation:
             return f"Key {ring.staged.kid} is not seen in Redis: it signs an hour after it was staged."
         return None
 
-    def _may_sign(self, ring: KeyRing) -> bool:
+    def _may_sign(self, ring: KeyRing, staged: Key) -> bool:
         """Whether the staged key has been published for its lead by both clocks, and where followers see it."""
-        staged, now_s = ring.staged, self.clock()
-        if staged is None:
-            return False
-        lead_s = self.lead_s(ring)
+        lead_s, now_s = self.lead_s(ring), self.clock()
         if 0 <= now_s - staged.created_at_s < lead_s or self._seen_for_s("staged", staged.kid) < lead_s:
             return False
         if not self._with_copy or self._seen_for_s("in copy", staged.kid) >= lead_s:
@@ -118,13 +116,6 @@ class Rotation:
             logger.warning("key %s signs, though Redis has not shown it to followers for an hour", staged.kid)
             return True
         return False
-
-    def _is_staging_due(self, ring: KeyRing) -> bool:
-        if self.policy.rotate_every_s == 0 or ring.active is None or ring.staged is not None or is_full(ring):
-            return False
-        due_s = self.policy.rotate_every_s - self.lead_s(ring)
-        age_s = self.clock() - (ring.active.activated_at_s or 0)
-        return (age_s if age_s >= 0 else self._seen_for_s("active", ring.active.kid)) >= due_s
 
     def _is_unseen(self, kid: str) -> bool:
         return ("in copy", kid) not in self._since
