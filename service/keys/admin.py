@@ -9,7 +9,6 @@ on the service's settings or clock: keys are staged and revoked, and the running
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -51,30 +50,19 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
 
 
-class KeyAdmin:
+class KeyAdmin(msgspec.Struct, frozen=True, kw_only=True):
     """Operations on the keys of one deployment. `file` None: a follower, which can only look.
 
     `algorithm`: of new keys; None for that of the active key. `pause` waits for so many seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        generator: KeyGenerator,
-        file: FileStore | None,
-        copy: "RedisStore | None",
-        sealer: Sealer | None,
-        clock: Clock,
-        algorithm: Algorithm | None = None,
-        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._generator = generator
-        self._file = file
-        self._copy = copy
-        self._sealer = sealer
-        self._clock = clock
-        self._algorithm = algorithm
-        self._pause = pause
+    generator: KeyGenerator
+    file: FileStore | None
+    copy: "RedisStore | None"
+    sealer: Sealer | None
+    clock: Clock
+    algorithm: Algorithm | None = None
+    pause: Callable[[float], Awaitable[object]] = asyncio.sleep
 
     async def ring(self) -> KeyRing:
         """The ring, from the file or, for a follower, from Redis; raises `KeyringError` where there is none."""
@@ -85,21 +73,21 @@ class KeyAdmin:
         theirs, problem = None, None
         async with self._redis():
             try:
-                theirs = None if self._copy is None else await self._copy.get()
+                theirs = None if self.copy is None else await self.copy.get()
             except KeyringError as error:
-                if self._file is None:
+                if self.file is None:
                     raise
                 problem = error.detail
-        if self._file is not None:
-            ring = _existing(await asyncio.to_thread(self._file.read), self._file.place)
-        elif self._copy is None:
+        if self.file is not None:
+            ring = _existing(await asyncio.to_thread(self.file.read), self.file.place)
+        elif self.copy is None:
             raise KeyringError("There is neither a folder nor a Redis to read the keyring from.")
         else:
             ring = _existing(theirs, "Redis")
         return Listing(
             ring=ring,
-            file=None if self._file is None else self._file.sealed_with,
-            redis=None if self._copy is None else self._copy.sealed_with,
+            file=None if self.file is None else self.file.sealed_with,
+            redis=None if self.copy is None else self.copy.sealed_with,
             faults=Signer(ring).faults,
             problem=problem,
         )
@@ -112,7 +100,7 @@ class KeyAdmin:
         Raises:
             InvalidTransition: there is a ring already, and nothing is to be replaced.
         """
-        fresh = await asyncio.to_thread(self._generator.ring)
+        fresh = await asyncio.to_thread(self.generator.ring)
 
         def move(current: KeyRing | None) -> KeyRing:
             if current is not None and not replace:
@@ -141,8 +129,8 @@ class KeyAdmin:
         """
         active = (await self.ring()).active
         if active is not None and active.kid == kid:
-            return await self._with_successor(lambda ring: keyring.revoke(ring, kid, now_s=self._clock()))
-        return await self._change(lambda ring: keyring.revoke(ring, kid, now_s=self._clock()))
+            return await self._with_successor(lambda ring: keyring.revoke(ring, kid, now_s=self.clock()))
+        return await self._change(lambda ring: keyring.revoke(ring, kid, now_s=self.clock()))
 
     async def revoke_before(self, time_s: int) -> OperationResult:
         """Refuses every guest whose lineage began before `time_s`.
@@ -150,11 +138,11 @@ class KeyAdmin:
         Raises:
             InvalidTransition: the time is in the future, or earlier than the one that holds.
         """
-        return await self._change(lambda ring: keyring.revoke_before(ring, time_s, now_s=self._clock()))
+        return await self._change(lambda ring: keyring.revoke_before(ring, time_s, now_s=self.clock()))
 
     async def drop(self) -> OperationResult:
         """Forgets the keys that no live token can bear; keepers do so by themselves, an hour after."""
-        return await self._change(lambda ring: keyring.forget(ring, keyring.dead(ring, now_s=self._clock())))
+        return await self._change(lambda ring: keyring.forget(ring, keyring.dead(ring, now_s=self.clock())))
 
     async def import_ring(self, content: bytes) -> OperationResult:
         """Joins an exported ring, plain or sealed, with the one that is there; where there is none, restores it.
@@ -177,19 +165,13 @@ class KeyAdmin:
         """Takes the keys of another deployment's ring in as retired: its tokens are accepted here from now on.
 
         Raises:
-            InvalidTransition: the ring is this deployment's own.
             KeyringDamaged, KeyringNewer, WrongSecret: as `import_ring`.
         """
         theirs = self._opened(content)
-
-        def move(ring: KeyRing) -> KeyRing:
-            keyring.refuse_other_keys(ring, theirs)
-            return keyring.import_foreign(ring, theirs, now_s=self._clock())
-
-        return await self._change(move)
+        return await self._change(lambda ring: keyring.import_foreign(ring, theirs, now_s=self.clock()))
 
     def _opened(self, content: bytes) -> KeyRing:
-        ring, _ = open_ring(content, self._sealer)
+        ring, _ = open_ring(content, self.sealer)
         for detail in Signer(ring).faults.values():
             raise KeyringDamaged(detail)
         return ring
@@ -199,27 +181,27 @@ class KeyAdmin:
         active = (await self.ring()).active
         lifetime_s = None if active is None else active.max_lifetime_s
         known: Algorithm | None = "RS256" if active is not None and active.algorithm == "RS256" else None
-        make = partial(self._generator.key, algorithm=self._algorithm or known, max_lifetime_s=lifetime_s)
-        return await asyncio.to_thread(make)
+        algorithm = self.algorithm or known
+        return await asyncio.to_thread(self.generator.key, algorithm=algorithm, max_lifetime_s=lifetime_s)
 
     async def _with_successor(self, move: Callable[[KeyRing], KeyRing]) -> OperationResult:
         """Publishes a successor of the active key, waits for the processes to follow, then moves and promotes."""
         fresh = await self._fresh()
         first = await self._change(lambda ring: ring if ring.staged else keyring.stage(ring, fresh))
         successor = first.ring.staged
-        if successor is not None and self._clock() - successor.created_at_s < FOLLOW_S:
+        if successor is not None and self.clock() - successor.created_at_s < FOLLOW_S:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PREPARE_S), self._redis():
                     while first.redis not in ("ok", "off") and (await self._put(first.ring))[0] != "ok":
-                        await self._pause(FOLLOW_S / 4)
-                    await self._pause(FOLLOW_S)
+                        await self.pause(FOLLOW_S / 4)
+                    await self.pause(FOLLOW_S)
 
         def promote(ring: KeyRing) -> KeyRing:
             ring = move(ring)
             staged = ring.staged
             if staged is None or (ring.active and successor and staged.kid != successor.kid):
                 return ring  # another process let the successor sign meanwhile
-            return keyring.promote(ring, now_s=self._clock())
+            return keyring.promote(ring, now_s=self.clock())
 
         return msgspec.structs.replace(await self._change(promote), before=first.before)
 
@@ -228,14 +210,14 @@ class KeyAdmin:
 
     async def _done(self, move: Callable[[KeyRing | None], KeyRing], *, overwrite: bool = False) -> OperationResult:
         """Moves the join of file and copy on, writes it to the file, and then to Redis."""
-        file = self._file
+        file = self.file
         if file is None:
             raise KeyringError("A follower (GUEST_KEYS_DIR=none) never writes; do this where the folder is.")
         async with self._redis():
             theirs = None
-            if self._copy is not None:
+            if self.copy is not None:
                 with contextlib.suppress(KeyringError):
-                    theirs = await self._copy.get()
+                    theirs = await self.copy.get()
 
             def work() -> tuple[KeyRing | None, KeyRing]:
                 with file.transaction() as tx:
@@ -251,19 +233,19 @@ class KeyAdmin:
 
     async def _put(self, ring: KeyRing, *, overwrite: bool = False) -> tuple[str, str | None]:
         """Gives the copy what it lacks; how Redis is then, and the problem, if any."""
-        if self._copy is None:
+        if self.copy is None:
             return "off", None
         try:
             with contextlib.suppress(KeyringDamaged, WrongSecret):
-                found = await self._copy.get()
+                found = await self.copy.get()
                 if found is not None and not (overwrite and found.ring_id != ring.ring_id):
                     joined = keyring.join(found, ring)
-                    dropped = {record.kid for record in found.records} - {record.kid for record in ring.records}
-                    wanted = keyring.forget(joined, dropped & keyring.dead(joined, now_s=self._clock()))
-                    if wanted != found or self._copy.needs_sealing:
-                        await self._copy.put(wanted)
+                    dropped = keyring.dead(joined, now_s=self.clock()) - {record.kid for record in ring.records}
+                    wanted = keyring.forget(joined, dropped)
+                    if wanted != found or self.copy.needs_sealing:
+                        await self.copy.put(wanted)
                     return "ok", None
-            await self._copy.put(ring)
+            await self.copy.put(ring)
         except KeyringForeign as error:
             return error.code, f"Redis holds another deployment's keyring, left as it is: {error.detail}"
         except KeyringError as error:
@@ -276,8 +258,8 @@ class KeyAdmin:
         try:
             yield
         finally:
-            if self._copy is not None:
-                await self._copy.close()
+            if self.copy is not None:
+                await self.copy.close()
 
 
 def _existing(ring: KeyRing | None, place: str) -> KeyRing:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from service.errors import KeyringError
 from service.keys import Clock, RandomBytes, keyring
 from service.keys.keyring import KeyPolicy, KeyRecord, KeyRing
@@ -18,48 +20,40 @@ CLAIMANT_BYTES: Final = 16
 _SELF_TEST_CLAIMS: Final = b'{"self_test":true}'
 
 
-class KeyGenerator:
+class KeyGenerator(msgspec.Struct, frozen=True):
     """Makes keys and first rings. `make_key` gives a private JWK (RFC 7517) of an algorithm, without `kid`."""
 
-    def __init__(
-        self,
-        policy: KeyPolicy,
-        *,
-        clock: Clock,
-        random_bytes: RandomBytes,
-        make_key: Callable[..., dict[str, Any]] = make_key,
-    ) -> None:
-        self._policy = policy
-        self._clock = clock
-        self._random_bytes = random_bytes
-        self._make_key = make_key
+    policy: KeyPolicy
+    clock: Clock
+    random_bytes: RandomBytes
+    make_key: Callable[..., dict[str, Any]] = make_key
 
     def key(self, *, algorithm: Algorithm | None = None, max_lifetime_s: int | None = None) -> KeyRecord:
         """A fresh key, by default as the settings want it; as old as it is once made.
 
         That takes up to seconds for RS256: call it in a thread, and outside of a transaction.
         """
-        algorithm = algorithm or self._policy.algorithm
-        private = self._make_key(algorithm, rsa_bits=self._policy.rsa_bits)
+        algorithm = algorithm or self.policy.algorithm
+        private = self.make_key(algorithm, rsa_bits=self.policy.rsa_bits)
         return keyring.new_key(
             private,
-            kid=self._random_bytes(KID_BYTES).hex(),
+            kid=self.random_bytes(KID_BYTES).hex(),
             algorithm=algorithm,
-            max_lifetime_s=max_lifetime_s or self._policy.max_lifetime_s,
-            now_s=self._clock(),
+            max_lifetime_s=max_lifetime_s or self.policy.max_lifetime_s,
+            now_s=self.clock(),
         )
 
     def ring(self) -> KeyRing:
         """A fresh deployment's first ring."""
         return keyring.create(
             self.key(),
-            ring_id=self._random_bytes(RING_ID_BYTES).hex(),
-            derivation_secret=self._random_bytes(DERIVATION_SECRET_BYTES),
+            ring_id=self.random_bytes(RING_ID_BYTES).hex(),
+            derivation_secret=self.random_bytes(DERIVATION_SECRET_BYTES),
         )
 
     def claimant(self) -> bytes:
         """A name for one process among those that may make a first ring."""
-        return self._random_bytes(CLAIMANT_BYTES).hex().encode()
+        return self.random_bytes(CLAIMANT_BYTES).hex().encode()
 
 
 def prove(ring: KeyRing) -> None:

@@ -369,8 +369,9 @@ def import_foreign(ring: KeyRing, theirs: KeyRing, *, now_s: float) -> KeyRing:
 
     Their revoked keys stay revoked. Their revocation time holds for the guests of their keys alone: one that refused
     this one's could never be taken back. Imported again, a ring brings what was revoked or retired there since. Of this
-    deployment's own keys that come back a revocation alone counts.
+    deployment's own keys that come back a revocation alone counts. Raises as `refuse_other_keys`.
     """
+    refuse_other_keys(ring, theirs)
     own = {record.kid: record for record in ring.records if record.retired_at_s is None}
     brought = []
     for record, key in zip(theirs.records, theirs.keys, strict=True):
