@@ -124,9 +124,7 @@ def from_jwk_set(stored: bytes) -> KeyRing:
         records=tuple(sorted(records, key=lambda record: (record.created_at_s, record.kid))),
         revoked_before_s=parsed.revoked_before,
         derivation_secret=secret,
-        jwks_ages={
-            int(age_s): time_s for age_s, time_s in sorted(parsed.jwks_ages.items(), key=lambda item: int(item[0]))
-        },
+        jwks_ages=dict(sorted((int(age_s), time_s) for age_s, time_s in parsed.jwks_ages.items())),
         extra={name: value for name, value in document.items() if name not in _RING_MEMBERS},
         form=parsed.version,
     )
