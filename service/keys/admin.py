@@ -78,12 +78,10 @@ class KeyAdmin(msgspec.Struct, frozen=True, kw_only=True):
                 if self.file is None:
                     raise
                 problem = error.detail
-        if self.file is not None:
-            ring = _existing(await asyncio.to_thread(self.file.read), self.file.place)
-        elif self.copy is None:
-            raise KeyringError("There is neither a folder nor a Redis to read the keyring from.")
-        else:
+        if self.file is None:
             ring = _existing(theirs, "Redis")
+        else:
+            ring = _existing(await asyncio.to_thread(self.file.read), self.file.place)
         return Listing(
             ring=ring,
             file=None if self.file is None else self.file.sealed_with,
@@ -186,8 +184,7 @@ class KeyAdmin(msgspec.Struct, frozen=True, kw_only=True):
 
     async def _with_successor(self, move: Callable[[KeyRing], KeyRing]) -> OperationResult:
         """Publishes a successor of the active key, waits for the processes to follow, then moves and promotes."""
-        fresh = await self._fresh()
-        first = await self._change(lambda ring: ring if ring.staged else keyring.stage(ring, fresh))
+        first = await self.rotate()
         successor = first.ring.staged
         if successor is not None and self.clock() - successor.created_at_s < FOLLOW_S:
             with contextlib.suppress(TimeoutError):
@@ -235,17 +232,16 @@ class KeyAdmin(msgspec.Struct, frozen=True, kw_only=True):
         """Gives the copy what it lacks; how Redis is then, and the problem, if any."""
         if self.copy is None:
             return "off", None
+        found, wanted = None, ring
         try:
             with contextlib.suppress(KeyringDamaged, WrongSecret):
                 found = await self.copy.get()
-                if found is not None and not (overwrite and found.ring_id != ring.ring_id):
-                    joined = keyring.join(found, ring)
-                    dropped = keyring.dead(joined, now_s=self.clock()) - {record.kid for record in ring.records}
-                    wanted = keyring.forget(joined, dropped)
-                    if wanted != found or self.copy.needs_sealing:
-                        await self.copy.put(wanted)
-                    return "ok", None
-            await self.copy.put(ring)
+            if found is not None and not (overwrite and found.ring_id != ring.ring_id):
+                joined = keyring.join(found, ring)
+                dropped = keyring.dead(joined, now_s=self.clock()) - {record.kid for record in ring.records}
+                wanted = keyring.forget(joined, dropped)
+            if wanted != found or self.copy.needs_sealing:
+                await self.copy.put(wanted)
         except KeyringForeign as error:
             return error.code, f"Redis holds another deployment's keyring, left as it is: {error.detail}"
         except KeyringError as error:
