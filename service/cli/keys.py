@@ -283,13 +283,9 @@ def secret(as_json: bool) -> None:  # noqa: FBT001
 def _run(settings: Settings, ask: Callable[[KeyAdmin], Coroutine[Any, Any, T]]) -> T:
     # A variable that is set here counts; otherwise the service decides, whose settings this shell may lack.
     algorithm = settings.keys.algorithm if os.environ.get("GUEST_ALGORITHM") else None
-
-    async def asked() -> T:
-        return await ask(make_key_operations(settings, algorithm=algorithm))
-
     log_config.configure(level="error", style="text")
     try:
-        return asyncio.run(asked())
+        return asyncio.run(ask(make_key_operations(settings, algorithm=algorithm)))
     except GuestSessionsError as error:
         output.fail(error.detail, output.FAILED)
 

@@ -137,19 +137,16 @@ class FileStore:
                 prove(after)
             plain = encoding.to_jwk_set(after)
             replace(plain if self._sealer is None else self._sealer.seal(plain))
-            self._note_seal("none" if self._sealer is None else "first")
+            self.sealed_with = "none" if self._sealer is None else "first"
+            self._was_current |= self.sealed_with == "first"
 
     def _opened(self, content: bytes | None) -> KeyRing | None:
         if content is None:
             self.sealed_with = None
             return None
-        ring, sealed_with = open_ring(content, self._sealer)
-        self._note_seal(sealed_with)
+        ring, self.sealed_with = open_ring(content, self._sealer)
+        self._was_current |= self.sealed_with == "first"
         return ring
-
-    def _note_seal(self, sealed_with: SealedWith) -> None:
-        self.sealed_with = sealed_with
-        self._was_current |= sealed_with == "first"
 
 
 def open_ring(content: bytes, sealer: Sealer | None) -> tuple[KeyRing, SealedWith]:

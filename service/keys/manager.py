@@ -30,8 +30,6 @@ FIRST_RING_PATIENCE_S: Final = 3.0
 """For how long Redis must be seen empty. One that was emptied gets its ring again from a running keeper within 2 s; a
 keeper with an empty folder must not make another deployment's ring before that."""
 
-Role = Literal["keeper", "follower"]
-
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How often a process looks at its places, and how long it waits; seconds.
@@ -55,7 +53,7 @@ class KeysStatus(msgspec.Struct, frozen=True, kw_only=True):
     `sealed_with`: which of the secrets sealed the file; None for a follower, or before it was read.
     """
 
-    role: Role
+    role: Literal["keeper", "follower"]
     ready: bool
     file: str
     redis: str

@@ -106,11 +106,9 @@ class FileKeeper:
         theirs = None if self._copy is None else await self._ring_in_redis(self._copy)
         if theirs is None and self._patience_s is None:
             raise KeyringError("There is no keyring, and GUEST_KEYS_REQUIRED says that there must be one.")
-        if theirs is None:
-            first = self._held.rotation.advance(await asyncio.to_thread(self._generator.ring), None)
-        else:
-            first = theirs
-            logger.info("the folder is empty: adopting the ring in redis, revision %d", first.revision)
+        if theirs is not None:
+            logger.info("the folder is empty: adopting the ring in redis, revision %d", theirs.revision)
+        first = theirs or self._held.rotation.advance(await asyncio.to_thread(self._generator.ring), None)
 
         def write() -> KeyRing:
             with self.store.transaction() as tx:
