@@ -108,8 +108,15 @@ class KeyAdmin(msgspec.Struct, frozen=True, kw_only=True):
         return await self._done(move, overwrite=replace)
 
     async def rotate(self) -> OperationResult:
-        """Stages a key where none is staged; a running keeper lets it sign once it was published for long enough."""
-        fresh = await self._fresh()
+        """Stages a key where none is staged; a running keeper lets it sign once it was published for long enough.
+
+        It is like the active one: how tokens are signed, and for how long, is for the service's settings to say.
+        """
+        active = (await self.ring()).active
+        lifetime_s = None if active is None else active.max_lifetime_s
+        known: Algorithm | None = "RS256" if active is not None and active.algorithm == "RS256" else None
+        algorithm = self.algorithm or known
+        fresh = await asyncio.to_thread(self.generator.key, algorithm=algorithm, max_lifetime_s=lifetime_s)
         return await self._change(lambda ring: ring if ring.staged else keyring.stage(ring, fresh))
 
     async def rotate_now(self) -> OperationResult:
@@ -173,14 +180,6 @@ class KeyAdmin(msgspec.Struct, frozen=True, kw_only=True):
         for detail in Signer(ring).faults.values():
             raise KeyringDamaged(detail)
         return ring
-
-    async def _fresh(self) -> keyring.KeyRecord:
-        """A key like the active one: how tokens are signed, and for how long, is for the service's settings to say."""
-        active = (await self.ring()).active
-        lifetime_s = None if active is None else active.max_lifetime_s
-        known: Algorithm | None = "RS256" if active is not None and active.algorithm == "RS256" else None
-        algorithm = self.algorithm or known
-        return await asyncio.to_thread(self.generator.key, algorithm=algorithm, max_lifetime_s=lifetime_s)
 
     async def _with_successor(self, move: Callable[[KeyRing], KeyRing]) -> OperationResult:
         """Publishes a successor of the active key, waits for the processes to follow, then moves and promotes."""

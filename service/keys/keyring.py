@@ -57,11 +57,6 @@ class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
     rotate_every_s: int
     rsa_bits: int = 3072
 
-    @property
-    def publication_lead_s(self) -> int:
-        """How long a key is published before it signs: even a cache filled at the last moment has ended by then."""
-        return 2 * self.jwks_max_age_s
-
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The stored members of a key. `private` is its private JWK (RFC 7517), of a revoked key its public one.
@@ -421,8 +416,7 @@ def _activated(records: Iterable[KeyRecord]) -> list[KeyRecord]:
 
 
 def _latest_activation_s(records: Iterable[KeyRecord]) -> int:
-    own = _activated(records)
-    return -1 if not own else own[-1].activated_at_s or 0
+    return max((record.activated_at_s or 0 for record in _activated(records)), default=-1)
 
 
 def public_jwk(key: KeyRecord) -> dict[str, str]:

@@ -126,7 +126,10 @@ class Rotation:
 
 
 def publication_lead_s(ring: KeyRing, policy: KeyPolicy, *, now_s: float) -> int:
-    """How long a key is published before it signs: twice the longest age of a JWKS that a verifier may still hold."""
+    """How long a key is published before it signs: twice the longest age of a JWKS that a verifier may still hold.
+
+    Even a cache filled at the last moment has ended by then.
+    """
     ages = {age_s for age_s, noted_s in ring.jwks_ages.items() if noted_s + age_s + AGE_NOTED_EVERY_S > now_s}
     return 2 * max(policy.jwks_max_age_s, _latest_age_s(ring) or 0, *ages)
 
@@ -162,4 +165,4 @@ def is_full(ring: KeyRing) -> bool:
 def least_rotation_s(policy: KeyPolicy) -> int:
     """The shortest `rotate_every_s` that keeps the JWKS within its limit and leaves each key its publication lead."""
     retired = MAX_PUBLISHED_KEYS - 3  # beside the active and the next, and one that is about to be dropped
-    return max(policy.publication_lead_s, math.ceil((policy.max_lifetime_s + RETENTION_MARGIN_S) / retired))
+    return max(2 * policy.jwks_max_age_s, math.ceil((policy.max_lifetime_s + RETENTION_MARGIN_S) / retired))
