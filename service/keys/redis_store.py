@@ -31,7 +31,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import CacheUnavailable
@@ -319,24 +319,24 @@ _REFUSALS: Final = {
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, by the kinds of the errors alone; their text may hold a password."""
+    """What went wrong, by the codes and kinds of the errors alone; their text may hold a password."""
     cause: BaseException | None = error
     while cause is not None:
+        # redis-py cuts the code off the text where it knows it.
+        code = getattr(cause, "status_code", None) or str(cause).split(" ", 1)[0]
+        if code in _REFUSALS:
+            return _REFUSALS[code]
         for kinds, reason in _KINDS.items():
             if isinstance(cause, kinds):
                 return reason
         if isinstance(cause, OSError) and cause.errno in errno.errorcode:
             return f"cannot be reached: {os.strerror(cause.errno or 0)}"
-        code = str(cause).split(" ", 1)[0]
-        if code in _REFUSALS:
-            return _REFUSALS[code]
         cause = cause.__cause__ or cause.__context__
     return f"cannot be used: {type(error).__name__}"
 
 
 _KINDS: Final[dict[tuple[type[Exception], ...], str]] = {
     (AuthenticationError,): "refused the user name or password",
-    (NoPermissionError,): "refused: the user has no permissions for this command or name",
     (ssl.SSLCertVerificationError,): "has a certificate that is not trusted",
     (TimeoutError, RedisTimeoutError): "did not reply in time",
 }

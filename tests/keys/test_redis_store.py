@@ -148,6 +148,23 @@ async def test_a_wrong_password_is_told_without_it(tmp_path: Path) -> None:
         await cache.close()
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("maxmemory 1", "refused: its memory is full"),
+        ("replicaof 127.0.0.1 1", "refused: it is a read-only replica"),
+        ("requirepass right", "refused: it wants a password"),
+    ],
+    ids=["full", "replica", "guarded"],
+)
+async def test_the_code_of_a_refusal_is_explained(tmp_path: Path, line: str, reason: str) -> None:
+    with running(Server(tmp_path, lines=(line,))) as (server,):
+        cache = make_store(f"redis://127.0.0.1:{server.port}")
+        with pytest.raises(CacheUnavailable, match=reason):
+            await cache.put_sealed(b"x")
+        await cache.close()
+
+
 async def test_a_server_that_stops_answering_costs_no_more_than_the_timeout(server: Server) -> None:
     cache = make_store(f"redis://127.0.0.1:{server.port}", timeout_s=0.1)
     with server.client() as client:
