@@ -30,31 +30,25 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class GuestSessionsError(Exception):
-    """The root of every failure that this project expects; anything else is a bug."""
+    """The root of every failure that this project expects; anything else is a bug.
+
+    `facts` are the further members of the problem document (RFC 9457, section 3.2), JSON values all.
+    """
 
     code: ClassVar[str]
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, facts: dict[str, object] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """The further members of the problem document (RFC 9457, section 3.2), JSON values all."""
-        return {}
+        self.facts = facts or {}
 
 
 class _WithFaults(GuestSessionsError):
     """An input that is wrong in one or several places."""
 
     def __init__(self, detail: str, errors: Iterable[Fault] = ()) -> None:
-        super().__init__(detail)
         self.errors = tuple(errors)
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """`errors`, each with `path` and `message`."""
-        return {"errors": [{"path": fault.path, "message": fault.message} for fault in self.errors]}
+        super().__init__(detail, {"errors": [msgspec.to_builtins(fault) for fault in self.errors]})
 
 
 class MalformedRequest(_WithFaults):
@@ -93,13 +87,7 @@ class StaleToken(GuestSessionsError):
     code = "stale_token"
 
     def __init__(self, *, version: int) -> None:
-        super().__init__(f"The guest has a newer token, of version {version}.")
-        self.version = version
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """`version`, the newest that is known."""
-        return {"version": self.version}
+        super().__init__(f"The guest has a newer token, of version {version}.", {"version": version})
 
 
 class InvalidPolicy(_WithFaults):
@@ -109,20 +97,15 @@ class InvalidPolicy(_WithFaults):
 
 
 class InvalidToken(GuestSessionsError):
-    """A guest token was refused for `reason`; `subject` is set once its signature was found good."""
+    """A guest token was refused for `reason`, of several the one at `index`; `subject` if its signature was good."""
 
     code = "invalid_token"
 
     def __init__(self, reason: Reason, *, subject: str | None = None, index: int | None = None) -> None:
-        super().__init__(f"The guest token is not valid: {reason}.")
+        facts: dict[str, object] = {"reason": reason} if index is None else {"reason": reason, "index": index}
+        super().__init__(f"The guest token is not valid: {reason}.", facts)
         self.reason: Reason = reason
         self.subject = subject
-        self.index = index
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """`reason`, and the token's `index` where there were several."""
-        return {"reason": self.reason} if self.index is None else {"reason": self.reason, "index": self.index}
 
 
 class TokenTooLarge(GuestSessionsError):
@@ -131,14 +114,8 @@ class TokenTooLarge(GuestSessionsError):
     code = "token_too_large"
 
     def __init__(self, *, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(f"The token would be {size_bytes} bytes long; the limit is {limit_bytes}.")
-        self.size_bytes = size_bytes
-        self.limit_bytes = limit_bytes
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """`bytes` and `limit`."""
-        return {"bytes": self.size_bytes, "limit": self.limit_bytes}
+        detail = f"The token would be {size_bytes} bytes long; the limit is {limit_bytes}."
+        super().__init__(detail, {"bytes": size_bytes, "limit": limit_bytes})
 
 
 class NotReady(GuestSessionsError):

@@ -66,15 +66,9 @@ class HttpProblem(GuestSessionsError):
         headers: Mapping[str, str] | None = None,
         facts: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self._facts = dict(facts or {})
+        super().__init__(detail, dict(facts or {}))
         self.code = code  # type: ignore[misc]  # one class serves the codes that carry no facts
         self.headers = headers or {}
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """The further members of the problem document."""
-        return self._facts
 
 
 def problem_response(
