@@ -16,14 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 from service.errors import Fault, InvalidRequest, MalformedRequest
 from service.merge.service import Merged
 from service.strict_json import MAX_DEPTH, MIN_INTEGER, depth, kind_of, pointer, read_json
-from service.tokens.claims import SUBJECT
+from service.tokens.claims import Subject
 from service.tokens.payload_patch import JsonPatch, MergePatch, PayloadPatch, Replace
 from service.tokens.service import SignedToken, VerifiedToken
 
 T = TypeVar("T", bound="Request")
 Form = Mapping[str, Sequence[str]]
 
-Subject = Annotated[str, Meta(pattern=rf"\A{SUBJECT}\Z")]
 Audience = Annotated[str, Meta(min_length=1)] | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 Ttl = Annotated[int, Meta(ge=1)]
 MAX_FORM_MEMBERS: Final = 100

@@ -6,9 +6,10 @@ Invariant: `GuestClaims` holds claims of the right shape only; `parse` is the on
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta, field
 
 from service.errors import Fault, InvalidToken
 from service.strict_json import MAX_SAFE_INTEGER
@@ -22,27 +23,29 @@ RESERVED = REGISTERED | {"nbf", "active", "token_type"}
 CLIENT_ID: Final = "guest-sessions"
 """The `client_id` of access tokens: no client of its own asks for them."""
 
-SUBJECT: Final = "[!-~]{1,255}"
-"""A guest's id as a regular expression: U+0021 to U+007E, so that it fits a header as it stands."""
-
 _DERIVED_SUBJECT: Final = re.compile(r"G-[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 """A guest's id that was derived from an `Idempotency-Key`: a UUID of version 8 (RFC 9562, section 5.8)."""
 
-MAX_NUMERIC_DATE_S: Final = MAX_SAFE_INTEGER
-"""The latest date taken, so that every verifier reads the same."""
+Subject = Annotated[str, Meta(pattern=r"\A[!-~]{1,255}\Z")]
+"""A guest's id: 1 to 255 characters from U+0021 to U+007E, so that it fits a header as it stands."""
+
+NumericDate = Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+"""Whole Unix seconds, up to where every verifier reads the same."""
+
+_Text = Annotated[str, Meta(min_length=1)]
 
 
 class GuestClaims(msgspec.Struct, frozen=True):
-    """The claims of one guest token. Times are whole Unix seconds."""
+    """The claims of one guest token."""
 
-    issuer: str
-    subject: str
-    audience: tuple[str, ...]
-    issued_at_s: int
-    expires_at_s: int
-    first_issued_at_s: int
-    token_id: str
-    version: int
+    issuer: _Text = field(name="iss")
+    subject: Subject = field(name="sub")
+    audience: tuple[_Text, ...] = field(name="aud")
+    issued_at_s: NumericDate = field(name="iat")
+    expires_at_s: NumericDate = field(name="exp")
+    first_issued_at_s: NumericDate = field(name="orig_iat")
+    token_id: _Text = field(name="jti")
+    version: Annotated[int, Meta(ge=1, le=MAX_SAFE_INTEGER)] = field(name="ver")
     payload: dict[str, Any]
     extra_claims: dict[str, Any] = {}
 
@@ -176,33 +179,18 @@ def parse(claims: Mapping[str, Any]) -> GuestClaims:
 
     Raises:
         InvalidToken: `malformed`, where a claim is missing or of the wrong type or range. Strict beyond RFC 7519: dates
-            are integers, and a boolean or a float is none.
+            are integers, and a boolean or a float is none. `aud` is a string or a list of strings (section 4.1.3).
     """
-    audience = _parse_audience(claims)
-    if not (
-        audience is not None
-        and _is_text(claims.get("iss"))
-        and is_subject(claims.get("sub"))
-        and _is_text(claims.get("jti"))
-        and _is_count(claims.get("iat"), least=0)
-        and _is_count(claims.get("exp"), least=0)
-        and _is_count(claims.get("orig_iat"), least=0)
-        and _is_count(claims.get("ver"), least=1)
-        and type(claims.get("payload")) is dict
-    ):
+    audience = claims.get("aud", ())
+    if type(audience) is str:
+        audience = (audience,)
+    elif "aud" in claims and not (type(audience) is list and audience):
         raise InvalidToken("malformed")
-    return GuestClaims(
-        issuer=claims["iss"],
-        subject=claims["sub"],
-        audience=audience,
-        issued_at_s=claims["iat"],
-        expires_at_s=claims["exp"],
-        first_issued_at_s=claims["orig_iat"],
-        token_id=claims["jti"],
-        version=claims["ver"],
-        payload=claims["payload"],
-        extra_claims={name: value for name, value in claims.items() if name not in REGISTERED},
-    )
+    extra_claims = {name: value for name, value in claims.items() if name not in REGISTERED}
+    try:
+        return msgspec.convert({**claims, "aud": audience, "extra_claims": extra_claims}, GuestClaims)
+    except msgspec.ValidationError as error:
+        raise InvalidToken("malformed") from error
 
 
 def check(
@@ -238,31 +226,3 @@ def _audience_member(audience: tuple[str, ...]) -> dict[str, str | tuple[str, ..
     if not audience:
         return {}
     return {"aud": audience[0] if len(audience) == 1 else audience}
-
-
-def _parse_audience(claims: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The `aud` claim, a string or a list of strings (RFC 7519, section 4.1.3); None where it is anything else."""
-    if "aud" not in claims:
-        return ()
-    audience = claims["aud"]
-    if _is_text(audience):
-        return (audience,)
-    if type(audience) is list and audience and all(_is_text(each) for each in audience):
-        return tuple(audience)
-    return None
-
-
-def is_subject(value: object) -> bool:
-    """Whether a guest's id is 1 to 255 characters from U+0021 to U+007E, fit for a header as it stands."""
-    return type(value) is str and _SUBJECT.fullmatch(value) is not None
-
-
-_SUBJECT: Final = re.compile(SUBJECT)
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_count(value: object, *, least: int) -> bool:
-    return type(value) is int and least <= value <= MAX_NUMERIC_DATE_S

@@ -130,6 +130,14 @@ def test_every_extra_claim_is_kept(audience: dict[str, Any], number: int) -> Non
     assert made(**audience, **extra).extra_claims == extra
 
 
+def test_an_extra_claim_may_be_named_like_a_field() -> None:
+    extra = {"extra_claims": 1, "issuer": 2, "audience": 3}
+
+    token = made(**extra)
+
+    assert (token.extra_claims, token.issuer, token.audience) == (extra, ISSUER, ())
+
+
 @pytest.mark.parametrize(("aud", "audience"), [("a", ("a",)), (["a"], ("a",)), (["a", "b", "a"], ("a", "b", "a"))])
 def test_an_audience_is_a_string_or_a_list_of_them(aud: object, audience: tuple[str, ...]) -> None:
     assert made(aud=aud).audience == audience
