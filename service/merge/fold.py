@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from service.merge.policy import DEEP, SESSION, Location, Policy, Rule, RuleName
+from service.merge.policy import SESSION, Location, Policy, Rule, RuleName
 from service.merge.rules import (
     MISSING,
     Handle,
@@ -128,12 +128,6 @@ class MergeState(msgspec.Struct):
             )
             return [element for element in elements if element is not MISSING]
         return guest
-
-    def fold_whole(self, location: Location, session: Any, guests: Sequence[dict[str, Any]]) -> Any:
-        """Fold objects that are no one's member: the payload, or elements of one key."""
-        if location.rule and location.takes_whole_objects:
-            return self.apply(location, location.rule, session, guests)
-        return self.apply(location, DEEP, {} if session is MISSING else session, guests)
 
     def fold_value(self, location: Location, session: Any, guests: Sequence[Any]) -> Any:
         """Fold everything that the guest has for one place; `MISSING` in and out where there is no value.
@@ -365,11 +359,13 @@ class RuleContext(msgspec.Struct, frozen=True):
         `MISSING` where `fields` have a rule for "", the element as a whole, that does not hand a new one over.
         """
         state, names = self.state, self.rule.key
-        fields = guests
-        if not place.takes_whole_objects:
+        rule = state.policy.rule_at(place, session, guests[0])
+        own, fields = session, guests
+        if rule.name == "deep":
+            own = {} if session is MISSING else session
             fields = [{name: member for name, member in guest.items() if name not in names} for guest in guests]
         noted = len(state.change_notes)
-        folded = state.fold_whole(place, session, fields)
+        folded = state.apply(place, rule, own, fields)
         if self.rule.keep == "newest" and folded is not MISSING:
             folded = with_later_moment(folded, fields, self.rule.by)
         if folded is MISSING or folded is session:
@@ -388,9 +384,10 @@ def fold_guest(
     state.subject, state.weakened = subject, weakened
     root = state.policy.root
     allowed = state.without_protected(root, session, guest)
-    merged: dict[str, Any] = state.fold_whole(root, session, [allowed]) if allowed else session
+    if allowed:
+        session = state.apply(root, state.policy.rule_at(root, session, allowed), session, [allowed])
     state.report()
-    return merged
+    return session
 
 
 def _or_null(value: Any) -> Any:

@@ -103,7 +103,7 @@ class Policy(msgspec.Struct, frozen=True):
     @property
     def root(self) -> "Location":
         """The payload as a whole."""
-        return Location(None, None, value_at(self.rules), self.rules, self.shield)
+        return Location(None, None, value_at(self.rules) or DEEP, self.rules, self.shield)
 
     def rule_at(self, location: "Location", one: Any, other: Any) -> Rule:
         """The rule for two values at a place; `other` decides the kind where no PATH speaks of the place.
@@ -123,6 +123,7 @@ class Policy(msgspec.Struct, frozen=True):
 class Location(msgspec.Struct):
     """A place of the payload, and what the policy says about it. `rule` is its own or inherited from above.
 
+    Objects that are no one's member, the payload and the elements of lists, merge `deep` unless a PATH says otherwise.
     The segment of an element is its index, which is known when its list is complete: until then it is provisional, and
     None where the element is not in the list. Everything else never changes.
     """
@@ -150,16 +151,6 @@ class Location(msgspec.Struct):
         """Whether a guest may never set this place."""
         return value_at(self.shield) is not None
 
-    @property
-    def leads_on(self) -> bool:
-        """Whether a PATH speaks of a place below this one."""
-        return self.rules is not None and self.rules.leads_on
-
-    @property
-    def takes_whole_objects(self) -> bool:
-        """Whether the place's own rule takes an object as a whole, not member by member."""
-        return self.rule is not None and self.rule.name != "deep" and not self.leads_on
-
     def member(self, name: str) -> "Location":
         """The place of an object's member, which inherits a rule unless that is `deep`."""
         rules = at_member(self.rules, name)
@@ -170,4 +161,4 @@ class Location(msgspec.Struct):
 
     def element(self, index: int | None, fields: PathTree[Rule] | None) -> "Location":
         """The place of a list's element, where the rules of `fields` begin."""
-        return Location(self, index, value_at(fields), fields, at_element(self.shield))
+        return Location(self, index, value_at(fields) or DEEP, fields, at_element(self.shield))

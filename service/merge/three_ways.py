@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from service.merge.policy import DEEP, Location, Policy, Rule
+from service.merge.policy import Location, Policy, Rule
 from service.merge.rules import (
     MISSING,
     add,
@@ -29,7 +29,7 @@ _Handle = tuple[str, int]
 
 def merge(base: dict[str, Any], mine: dict[str, Any], theirs: dict[str, Any], policy: Policy) -> dict[str, Any]:
     """The payload that has the changes of both sides."""
-    merged: dict[str, Any] = ThreeWays(policy).whole(policy.root, base, mine, theirs)
+    merged: dict[str, Any] = ThreeWays(policy).value(policy.root, base, mine, theirs)
     return merged
 
 
@@ -37,15 +37,6 @@ class ThreeWays(msgspec.Struct, frozen=True):
     """A merge under one policy. Every method takes a place and its three values, `MISSING` where there is none."""
 
     policy: Policy
-
-    def whole(self, location: Location, base: Any, mine: Any, theirs: Any) -> Any:
-        """Objects that are no one's member: the payload, or elements of one key."""
-        if _same(mine, base):
-            return theirs
-        if _same(theirs, base):
-            return mine
-        rule = location.rule if location.rule and location.takes_whole_objects else DEEP
-        return self.apply(location, rule, base, mine, theirs)
 
     def value(self, location: Location, base: Any, mine: Any, theirs: Any) -> Any:
         """One place; `MISSING` in and out where there is no value."""
@@ -121,7 +112,7 @@ class ThreeWays(msgspec.Struct, frozen=True):
             {name: member for name, member in side.items() if name not in rule.key}
             for side in ({} if base is MISSING else base, mine, theirs)
         ]
-        merged = self.whole(place, *fields)
+        merged = self.value(place, *fields)
         if rule.keep == "newest":
             merged = with_later_moment(merged, (mine, theirs), rule.by)
         key = {name: theirs[name] for name in rule.key}
