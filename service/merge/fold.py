@@ -9,7 +9,7 @@ once with all that the guest has for it, which is several values where several e
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -26,13 +26,13 @@ from service.merge.rules import (
     moment,
     with_later_moment,
     with_protected,
-    without_protected,
 )
 from service.strict_json import equal, in_range, is_number
 
 _WEAKENED: Final[dict[RuleName, RuleName]] = {"sum": "max", "append": "union"}
 """The rules that would double values that were merged before, and the ones that replace them."""
 
+T = TypeVar("T", dict[str, Any], list[Any])
 Kept = Literal["session", "guest", "bounded"]
 
 
@@ -70,7 +70,7 @@ class MergeState(msgspec.Struct):
     changes: list[AppliedChange] = []
     conflict_notes: list[tuple[Location, Any, Any, Kept, str]] = []
     change_notes: list[tuple[Location, Any, Any, str]] = []
-    indexes: dict[str, ListIndex] = {}
+    indexes: dict[str | None, ListIndex] = {}
     moments: dict[str | None, tuple[list[Any], list[Moment | None]]] = {}
 
     def rule_at(self, location: Location, session: Any, guest: Any) -> Rule:
@@ -83,11 +83,9 @@ class MergeState(msgspec.Struct):
     def index_of(self, location: Location, values: list[Any], rule: Rule) -> ListIndex:
         """The index of the list at a location, from an earlier guest where that left the very same list."""
         path = location.path
-        found = None if path is None else self.indexes.get(path)
+        found = self.indexes.get(path)
         if found is None or found.values is not values or found.key != rule.key:
-            found = ListIndex(values, rule.key)
-            if path is not None:
-                self.indexes[path] = found
+            found = self.indexes[path] = ListIndex(values, rule.key)
         return found
 
     def moments_of(self, location: Location, values: list[Any], rule: Rule) -> list[Moment | None]:
@@ -157,7 +155,7 @@ class MergeState(msgspec.Struct):
             case "union" | "append" | "by_key":
                 return RuleContext(self, location, rule, session).merge_lists(guests)
             case "guest":
-                return RuleContext(self, location, rule, session).take_guest(guests[-1])
+                return RuleContext(self, location, rule, session).replace(guests[-1])
             case "session":
                 single = RuleContext.keep_session
             case "guest_if_empty":
@@ -199,40 +197,44 @@ class RuleContext(msgspec.Struct, frozen=True):
         """Note a conflict."""
         self.state.conflict_notes.append((self.location, self.session, guest, kept, by or self.rule.name))
 
+    def of_type(self, kind: type[T], guests: Sequence[Any]) -> list[T]:
+        """The guest's values of this type, if the session's is of it too or there is none; the others are refused."""
+        fits = self.is_vacant or type(self.session) is kind
+        found = []
+        for guest in guests:
+            if fits and type(guest) is kind:
+                found.append(guest)
+            else:
+                self.refuse(guest)
+        return found
+
     def keep_session(self, guest: Any) -> Any:
         """`session`: the guest's value only where the session has none."""
         return self.take(guest) if self.session is MISSING else self.refuse(guest)
 
-    def take_guest(self, guest: Any) -> Any:
-        """`guest`: the guest's value as a whole."""
-        if self.is_vacant:
-            return self.take(guest)
+    def replace(self, guest: Any) -> Any:
+        """The guest's value as a whole, with what is protected in the session's; `guest` reports the session's."""
         value = with_protected(self.session, guest, self.location.shield)
         if equal(value, self.session):
             return self.refuse(guest, by="protect")
-        self.note(guest, "guest")
+        if self.rule.name == "guest" and not self.is_vacant:
+            self.note(guest, "guest")
         return self.take(value)
 
     def fill_empty(self, guest: Any) -> Any:
         """`guest_if_empty`: the guest's value where the session's is empty but for protected members."""
-        shield = self.location.shield
-        own = without_protected(self.session, shield)
-        if not self.is_vacant and not (type(own) in (str, list, dict) and not own):
-            return self.session
-        value = with_protected(self.session, guest, shield)
-        return self.refuse(guest, by="protect") if equal(value, self.session) else self.take(value)
+        if type(self.session) is dict:
+            empty = all(self.location.member(name).is_protected for name in self.session)
+        else:
+            empty = self.is_vacant or self.session in ("", [])
+        return self.replace(guest) if empty else self.session
 
     def take_latest(self, guest: Any) -> Any:
         """`latest`: the object with the later moment."""
-        session, by = self.session, self.rule.by
-        if type(guest) is not dict or not (self.is_vacant or type(session) is dict):
-            return self.refuse(guest)
-        if self.is_vacant:
-            return self.take(guest)
-        if not is_later(guest, session, by):
-            return session
-        value = with_protected(session, guest, self.location.shield)
-        return self.refuse(guest, by="protect") if equal(value, session) else self.take(value)
+        if not self.of_type(dict, [guest]):
+            return self.session
+        later = self.is_vacant or is_later(guest, self.session, self.rule.by)
+        return self.replace(guest) if later else self.session
 
     def combine_numbers(self, guest: Any) -> Any:
         """`sum`, `max`, `min`, within the bounds."""
@@ -253,18 +255,13 @@ class RuleContext(msgspec.Struct, frozen=True):
     def merge_objects(self, guests: Sequence[Any]) -> Any:
         """`deep`: member by member. What several objects of the guest have for one member is folded at once."""
         session = self.session
-        fits = self.is_vacant or type(session) is dict
-        said: dict[str, list[Any]] = {}
-        objects = 0
-        for guest in guests:
-            if not fits or type(guest) is not dict:
-                self.refuse(guest)
-                continue
-            objects += 1
-            for name, value in guest.items():
-                said.setdefault(name, []).append(value)
+        objects = self.of_type(dict, guests)
         if not objects:
             return session
+        said: dict[str, list[Any]] = {}
+        for guest in objects:
+            for name, value in guest.items():
+                said.setdefault(name, []).append(value)
         merged = dict(session) if session else {}
         for name, values in said.items():
             folded = self.state.fold_value(self.location.member(name), merged.get(name, MISSING), values)
@@ -277,19 +274,12 @@ class RuleContext(msgspec.Struct, frozen=True):
 
     def merge_lists(self, guests: Sequence[Any]) -> Any:
         """`union`, `append`, `by_key`: the guest's elements follow, merge into the same ones, or move to the end."""
-        session, rule = self.session, self.rule
-        fits = self.is_vacant or type(session) is list
-        lists = []
-        for guest in guests:
-            if fits and type(guest) is list:
-                lists.append(guest)
-            else:
-                self.refuse(guest)
+        lists = self.of_type(list, guests)
         if not lists:
-            return session
+            return self.session
         said = lists[0] if len(lists) == 1 else [value for values in lists for value in values]
-        own = session or []
-        if rule.name == "append":
+        own = self.session or []
+        if self.rule.name == "append":
             return self.bounded(own, said, [*own, *said])[0]
         return self.merge_elements(own, said)
 

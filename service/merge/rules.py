@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from service.merge.policy import Rule, Shield, at_element, at_member, value_at
+from service.merge.policy import Rule, Shield, at_element, at_member
 from service.strict_json import canonical, equal, in_range, is_number, parse_rfc3339
 
 MISSING: Final = msgspec.UNSET
@@ -254,14 +254,6 @@ def protected_part(value: Any, shield: Shield) -> Any:
         elements = at_element(shield)
         return value if any(protected_part(element, elements) is not MISSING for element in value) else MISSING
     return MISSING
-
-
-def without_protected(value: Any, shield: Shield) -> Any:
-    """An object without its protected members; any other value as it is."""
-    if type(value) is not dict or not shield:
-        return value
-    below = ((name, member, at_member(shield, name)) for name, member in value.items())
-    return {name: without_protected(member, tree) for name, member, tree in below if not value_at(tree)}
 
 
 def with_protected(session: Any, guest: Any, shield: Shield) -> Any:
