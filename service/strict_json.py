@@ -39,26 +39,10 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
 
-class NotStrictJson(ValueError):
-    """JSON that two readers may read in two ways, or not at all; the message is for its author."""
-
-
-def parse_json(text: str) -> Any:
-    """Decodes JSON (RFC 8259) without what I-JSON warns of (RFC 7493): double members, numbers that do not survive.
-
-    Raises:
-        json.JSONDecodeError: it is not JSON.
-        NotStrictJson: it is, but not strictly; the message says everything that is wrong.
-        RecursionError: it nests hundreds of levels deep.
-    """
-    value, faults = read_json(text)
-    if faults:
-        raise NotStrictJson("; ".join(faults))
-    return value
-
-
 def read_json(text: str) -> tuple[Any, list[str]]:
-    """As `parse_json`, but returns what is not strict, each fault once, beside the value, which then has gaps.
+    """Decodes JSON (RFC 8259), and lists what two readers may read in two ways, or not at all (RFC 7493, I-JSON).
+
+    Double members and numbers that do not survive are such faults, each listed once; the value has gaps in their place.
 
     Raises:
         json.JSONDecodeError: it is not JSON.

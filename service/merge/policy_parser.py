@@ -6,13 +6,13 @@ body that carries it, and by `MAX_PLACES`, as a few PATHs can ask for more than 
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, Literal, TypeVar
 
 from service.errors import Fault, InvalidPolicy
 from service.merge.policy import PROTECTED, RECEIPTS, PathTree, Policy, Rule, RuleName
-from service.strict_json import MAX_DEPTH, MAX_INTEGER, depth, escape, in_range, parse_json, parse_pointer
+from service.strict_json import MAX_DEPTH, MAX_INTEGER, depth, escape, in_range, parse_pointer, read_json
 
 MAX_FAULTS: Final = 100
 """How many faults of one document are reported."""
@@ -37,7 +37,6 @@ _OPTIONS: Final[Mapping[RuleName, frozenset[str]]] = {
 }
 _UNREADABLE: Final = Rule("session")
 """Stands for a rule that could not be read; its policy is refused anyway."""
-_DECODERS: Final[Mapping[str, Callable[[str], object]]] = {"json": parse_json, "toml": tomllib.loads}
 
 T = TypeVar("T")
 Path = tuple[str, ...]
@@ -63,11 +62,16 @@ def parse_policy_file(text: bytes, *, format: Literal["json", "toml"]) -> dict[s
         InvalidPolicy: with the faults of every policy, each path starting with `/NAME`; or one fault at "" where the
             file is not JSON (strictly, without duplicate members) or TOML.
     """
+    unreadable = "The file of merge policies cannot be read."
     try:
-        documents: Any = _DECODERS[format](text.decode("utf-8-sig"))
-        json.dumps(documents, ensure_ascii=False, default=str).encode()  # it can be written back as JSON text
+        decoded = text.decode("utf-8-sig")
+        documents, faults = read_json(decoded) if format == "json" else (tomllib.loads(decoded), [])
+        if not faults:
+            json.dumps(documents, ensure_ascii=False, default=str).encode()  # it can be written back as JSON text
     except (ValueError, RecursionError) as error:
-        raise InvalidPolicy("The file of merge policies cannot be read.", [Fault("", str(error))]) from error
+        raise InvalidPolicy(unreadable, [Fault("", str(error))]) from error
+    if faults:
+        raise InvalidPolicy(unreadable, [Fault("", "; ".join(faults))])
     if type(documents) is not dict or depth(documents) > MAX_DEPTH:
         message = f"must be an object of named policies that nests at most {MAX_DEPTH} levels"
         raise InvalidPolicy("The file of merge policies has faults.", [Fault("", message)])
