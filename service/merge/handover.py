@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from service.errors import Reason
 from service.merge.fold import AppliedChange, Conflict, MergeState, fold_guest
 from service.merge.policy import RECEIPTS, Policy
 from service.merge.receipts import Receipts
@@ -32,11 +33,11 @@ class MergedGuest(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A good token that contributed nothing."""
+    """A token that contributed nothing, good or bad; `subject` once its signature was found good."""
 
     index: int
-    reason: Literal["superseded", "already_merged", "empty"]
-    subject: str
+    reason: Literal["superseded", "already_merged", "empty"] | Reason
+    subject: str | None
 
 
 class MergeResult(msgspec.Struct, frozen=True):

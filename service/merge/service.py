@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from service.errors import InvalidToken, Reason, StaleToken, TokenTooLarge
+from service.errors import InvalidToken, StaleToken, TokenTooLarge
 from service.merge import three_ways
 from service.merge.handover import Candidate, MergeResult, Skipped, merge_guests
 from service.merge.policy import Policy
@@ -25,19 +25,11 @@ from service.tokens.recent import RecentTokens, Successor
 from service.tokens.service import SignedToken, TokenService, VerifiedToken
 
 
-class Refused(msgspec.Struct, frozen=True):
-    """A bad token of a merge; `subject` once its signature was found good."""
-
-    index: int
-    reason: Reason
-    subject: str | None
-
-
 class Merged(msgspec.Struct, frozen=True):
     """The outcome of a merge; `skipped` also lists the tokens that were refused, in the order of their index."""
 
     result: MergeResult
-    skipped: tuple[Skipped | Refused, ...]
+    skipped: tuple[Skipped, ...]
     next: SignedToken | None
 
 
@@ -168,7 +160,7 @@ class MergeService:
         """
         self._tokens.require_keys()
         good: list[Candidate] = []
-        refused: list[Refused] = []
+        refused: list[Skipped] = []
         for index, raw_token in enumerate(raw_tokens):
             if raw_token is None:
                 continue
@@ -177,14 +169,13 @@ class MergeService:
             except InvalidToken as error:
                 if strict:
                     raise InvalidToken(error.reason, subject=error.subject, index=index) from error
-                refused.append(Refused(index, error.reason, error.subject))
+                refused.append(Skipped(index, error.reason, error.subject))
                 continue
             seen = self._recent.find(claims, now_s=self._tokens.clock())
             newest = None if seen is None else await self._newest(seen, claims)
             good.append(Candidate(index, newest or claims))
         result = await compute(lambda: merge_guests(session, good, policy))
-        skipped: list[Skipped | Refused] = [*result.skipped, *refused]
-        skipped.sort(key=lambda each: each.index)
+        skipped = sorted([*result.skipped, *refused], key=lambda each: each.index)
         next_guest = None
         if renew:
             last = result.last
