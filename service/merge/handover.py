@@ -66,7 +66,7 @@ def merge_guests(session: dict[str, Any], candidates: Sequence[Candidate], polic
     Raises:
         InvalidRequest: the session's `merged_guests` are malformed; paths start with `/session`.
     """
-    receipts = Receipts.of(session)
+    receipts = Receipts(session)
     merging: list[GuestClaims] = []
     known: list[GuestClaims] = []
     empty: list[GuestClaims] = []

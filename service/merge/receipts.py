@@ -26,12 +26,8 @@ _MALFORMED: Final = f"must be [ID, VER]: {RECEIPT_CHARS} base64url characters, a
 class Receipts:
     """The highest version of each guest that was merged into a session."""
 
-    def __init__(self, versions: Mapping[str, int]) -> None:
-        self._versions = dict(versions)
-
-    @classmethod
-    def of(cls, session: Mapping[str, Any]) -> "Receipts":
-        """The receipts in the session's `merged_guests`.
+    def __init__(self, session: Mapping[str, Any]) -> None:
+        """Read the session's `merged_guests`.
 
         Raises:
             InvalidRequest: `/session/merged_guests`, or each entry of it that is not `[ID, VER]`.
@@ -40,17 +36,16 @@ class Receipts:
         at = f"/session/{RECEIPTS}"
         if type(entries) is not list:
             raise InvalidRequest("The session's receipts are malformed.", [Fault(at, "must be a list of [ID, VER]")])
-        versions: dict[str, int] = {}
+        self._versions: dict[str, int] = {}
         faults = []
         for index, entry in enumerate(entries):
             match entry:
                 case [str(name), int(version)] if _ID.fullmatch(name) and version >= 1 and type(version) is int:
-                    versions[name] = max(version, versions.pop(name, version))
+                    self._versions[name] = max(version, self._versions.pop(name, version))
                 case _:
                     faults.append(Fault(f"{at}/{index}", _MALFORMED))
         if faults:
             raise InvalidRequest("The session's receipts are malformed.", faults)
-        return cls(versions)
 
     def version_of(self, claims: GuestClaims) -> int:
         """The version up to which the guest was merged; 0 where it was not."""
