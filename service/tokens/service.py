@@ -116,7 +116,7 @@ class TokenService:
             TokenTooLarge: the token would be too long.
             NotReady: there is no key to sign with.
         """
-        keys = self._signing_keys()
+        keys = self.require_keys()
         now_s = self.clock()
         reserved = sorted(claims.RESERVED.intersection(extra_claims or {}))
         faults = [Fault(pointer(["claims", name]), "is reserved") for name in reserved]
@@ -155,7 +155,7 @@ class TokenService:
         Raises:
             NotReady: there is no key to sign with.
         """
-        keys = self._signing_keys()
+        keys = self.require_keys()
         made = claims.access(
             token.claims,
             issuer=self._policy.issuers[0],
@@ -179,7 +179,7 @@ class TokenService:
         Raises:
             NotReady: there is no key to sign with.
         """
-        self._memory_under(self._signing_keys())
+        self._memory_under(self.require_keys())
         name = token.claims.token_id, audience
         given = self._access_tokens.get(name)
         if given is not None and 2 * self.clock() < given.issued_at_s + given.expires_at_s:
@@ -209,7 +209,7 @@ class TokenService:
             TokenTooLarge: the token would be too long.
             NotReady: there is no key to sign with.
         """
-        keys = self._signing_keys()
+        keys = self.require_keys()
         faults = self._ttl_faults(keys, ttl_s)
         if faults:
             raise InvalidRequest("The ttl is too long.", faults)
@@ -239,7 +239,7 @@ class TokenService:
             InvalidToken: with the reason.
             NotReady: there is no ring to check with.
         """
-        keys = self._signing_keys()
+        keys = self.require_keys()
         try:
             memory = self._memory_under(keys)
             found = memory.find(raw_token)
@@ -280,11 +280,8 @@ class TokenService:
             self._access_tokens = {}
         return self._memory
 
-    def require_keys(self) -> None:
-        """Raises `NotReady` where there is no ring to sign and verify with."""
-        self._signing_keys()
-
-    def _signing_keys(self) -> LoadedRing:
+    def require_keys(self) -> LoadedRing:
+        """The ring to sign and verify with; raises `NotReady` where there is none."""
         keys = self._keys.loaded
         if keys is None:
             raise NotReady("There is no signing key yet.")
