@@ -103,7 +103,10 @@ class MergeService:
         one merges again.
         """
         await NEXT_TURN
-        async with self._turn(old) if self._tokens.signs_slowly else nullcontext():
+        # Slow signatures for one guest wait for each other, so that none of them is made in vain. The lock lives while
+        # anybody holds or awaits it.
+        turn = self._turns.setdefault(old.lineage, asyncio.Lock()) if self._tokens.signs_slowly else nullcontext()
+        async with turn:
             while True:
                 now_s = self._tokens.clock()
                 seen = self._recent.find(old, now_s=now_s)
@@ -127,10 +130,6 @@ class MergeService:
         await NEXT_TURN
         self._tokens.observe("refreshed")
         return Refreshed(signed, rebased_onto)
-
-    def _turn(self, guest: GuestClaims) -> asyncio.Lock:
-        """Slow signatures for one guest wait for each other, so that none of them is made in vain."""
-        return self._turns.setdefault(guest.lineage, asyncio.Lock())  # it lives while anybody holds or awaits it
 
     async def _newest(self, seen: Successor, old: GuestClaims, *, in_any_case: bool = False) -> GuestClaims | None:
         """The claims of a remembered token that came of `old`, or in any case, once verified; None where it is bad."""
