@@ -85,9 +85,7 @@ class RecentTokens:
 
     def find(self, guest: GuestClaims, *, now_s: float) -> Successor | None:
         """The guest's newest token, if it is remembered."""
-        name = _guest(guest)
-        _, entry = self._place_of(name, now_s)
-        return None if entry is None else self._read(name, *entry)
+        return self._look_up(_guest(guest), now_s)[1]
 
     def replace(
         self, seen: Successor | None, old: GuestClaims, new: GuestClaims, raw_token: str, *, now_s: float
@@ -107,8 +105,7 @@ class RecentTokens:
         if not self._acquire():
             return True
         try:
-            offset, entry = self._place_of(name, now_s)
-            current = None if entry is None else self._read(name, *entry)
+            offset, current = self._look_up(name, now_s)
             if current is not None and (seen is None or current.position != seen.position):
                 return False
             (position,) = _HEAD.unpack_from(self._memory, 0)
@@ -123,8 +120,8 @@ class RecentTokens:
             fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
         return True
 
-    def _place_of(self, name: bytes, now_s: float) -> tuple[int, tuple[int, int] | None]:
-        """Where the guest's entry is or goes, and the position and size of its record.
+    def _look_up(self, name: bytes, now_s: float) -> tuple[int, Successor | None]:
+        """Where the guest's entry is or goes, and the guest's newest token, if it is remembered.
 
         A new guest's goes in the place of one that has ended, or else of the oldest.
         """
@@ -137,7 +134,7 @@ class RecentTokens:
             if guest == name:
                 (head,) = _HEAD.unpack_from(self._memory, 0)
                 alive = now_s < ends_at_s and 0 <= head - position <= self._ring_bytes
-                return offset, (position, size_bytes) if alive else None
+                return offset, self._read(name, position, size_bytes) if alive else None
             if ends_at_s < free_from_s:
                 free, free_from_s = offset, ends_at_s
         return free, None
