@@ -189,7 +189,7 @@ class RuleContext(msgspec.Struct, frozen=True):
 
     def refuse(self, guest: Any, *, by: str = "") -> Any:
         """The session's value stays; that is a conflict where the guest's differs."""
-        if self.session is MISSING or not equal(self.session, guest):
+        if not equal(self.session, guest):
             self.note(guest, "session", by=by)
         return self.session
 

@@ -15,7 +15,7 @@ from service.merge.policy import Rule, Shield, at_element, at_member
 from service.strict_json import canonical, equal, in_range, is_number, parse_rfc3339
 
 MISSING: Final = msgspec.UNSET
-"""Stands where there is no value; null is one."""
+"""Stands where there is no value; null is one. It equals itself alone."""
 
 # Numbers
 

@@ -40,9 +40,9 @@ class ThreeWays(msgspec.Struct, frozen=True):
 
     def value(self, location: Location, base: Any, mine: Any, theirs: Any) -> Any:
         """One place; `MISSING` in and out where there is no value."""
-        if _same(mine, base):
+        if equal(mine, base):
             return theirs
-        if _same(theirs, base):
+        if equal(theirs, base):
             return mine
         rule = self.policy.rule_at(location, theirs, theirs if mine is MISSING else mine)
         present = [value for value in (theirs, mine) if value is not MISSING]
@@ -99,9 +99,9 @@ class ThreeWays(msgspec.Struct, frozen=True):
 
     def element(self, location: Location, rule: Rule, handle: _Handle, base: Any, mine: Any, theirs: Any) -> Any:
         """One element; one that both sides added is merged by `fields` as if it had been `{}` before."""
-        if _same(mine, base):
+        if equal(mine, base):
             return theirs
-        if _same(theirs, base):
+        if equal(theirs, base):
             return mine
         if mine is MISSING or theirs is MISSING:
             return theirs if mine is MISSING else mine
@@ -147,7 +147,3 @@ def _by_handle(values: list[Any], rule: Rule) -> dict[_Handle, Any]:
 
 def _ordered(rule: Rule, values: list[Any]) -> list[Any]:
     return newest_first(values, rule.by) if rule.keep == "newest" else values
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (one is not MISSING and other is not MISSING and equal(one, other))
