@@ -330,15 +330,11 @@ class RuleContext(msgspec.Struct, frozen=True):
         if kept is None:
             self.note(said, "session")
             return self.session, None
-        values = merged
-        if rule.keep == "newest" or len(kept) < len(merged):
-            values = [merged[position] for position in kept]
+        values = merged if kept == range(len(merged)) else [merged[position] for position in kept]
         if len(kept) < len(merged):
             self.note(said, "bounded")
-        if self.is_vacant and said and not values:
+        if equal(values, own) and (said or not self.is_vacant):
             return self.session, kept
-        if not self.is_vacant and equal(values, own):
-            return own, kept
         if rule.keep == "newest":
             state.moments[self.location.path] = values, [moments[position] for position in kept]
         return self.take(values), kept
