@@ -54,8 +54,7 @@ class LocalApi:
             ttl_s=asked.ttl or None,
             audience=schemas.audience_list(asked.audience),
         )
-        bytes_left = self._cookie.bytes_left(len(token.raw_token), max_age_s=token.claims.lifetime_s)
-        return schemas.token_object(token, cookie_bytes_left=bytes_left)
+        return schemas.token_object(token, self._cookie)
 
     async def verify(self, asked: schemas.VerifyRequest) -> dict[str, Any]:
         """As `POST /v1/verify`."""
@@ -63,9 +62,7 @@ class LocalApi:
             token = await self._tokens.verify(asked.token, audience=schemas.audience_list(asked.audience))
         except InvalidToken as error:
             return {"active": False, "reason": error.reason}
-        expires_in_s = token.claims.expires_at_s - int(time.time())
-        bytes_left = self._cookie.bytes_left(token.size_bytes, max_age_s=expires_in_s)
-        return schemas.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left)
+        return schemas.verified_object(token, self._cookie, now_s=time.time())
 
     async def merge(self, asked: schemas.MergeRequest) -> tuple[dict[str, Any], Sequence[AppliedChange]]:
         """As `POST /v1/merge` with `dry_run`."""

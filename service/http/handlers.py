@@ -121,10 +121,7 @@ class ApiHandlers:
             token = await self._tokens.verify(asked.token, audience=schemas.audience_list(asked.audience))
         except InvalidToken as error:
             return json_response(_OK, {"active": False, "reason": error.reason})
-        expires_in_s = token.claims.expires_at_s - int(self._clock())
-        bytes_left = self._cookie.bytes_left(token.size_bytes, max_age_s=expires_in_s)
-        verified = schemas.verified_object(token, expires_in_s=expires_in_s, cookie_bytes_left=bytes_left)
-        return json_response(_OK, verified)
+        return json_response(_OK, schemas.verified_object(token, self._cookie, now_s=self._clock()))
 
     async def introspect(self, _request: web.Request, form: schemas.Form) -> Response:
         """`POST /v1/introspect` (RFC 7662, section 2)."""
@@ -155,13 +152,12 @@ class ApiHandlers:
         )
         if merged.result.merged and not asked.dry_run:
             self._observe("merged")
-        successor = merged.next
-        extra_headers = None
-        if asked.cookie and not asked.dry_run:
-            fits = asked.renew and successor is not None and self._bytes_left(successor) >= 0
-            cookie = self._set_cookie(successor) if fits and successor is not None else self._cookie.delete()
-            extra_headers = {"Set-Cookie": cookie}
-        next_object = None if successor is None else self._token_object(successor)
+        next_object, cookie = None, self._cookie.delete()
+        if merged.next is not None:
+            next_object = schemas.token_object(merged.next, self._cookie)
+            if next_object["cookie_bytes_left"] >= 0:
+                cookie = self._cookie.set(merged.next.raw_token, max_age_s=merged.next.claims.lifetime_s)
+        extra_headers = {"Set-Cookie": cookie} if asked.cookie and not asked.dry_run else None
         encoded = await body.compute(lambda: msgspec.json.encode(schemas.merged_object(merged, next_object)))
         return Response(_OK, encoded, extra_headers=extra_headers)
 
@@ -191,22 +187,14 @@ class ApiHandlers:
     def _token_response(
         self, head: ResponseHead, token: SignedToken, *, cookie: bool, rebased_onto: int | None = None
     ) -> Response:
+        made = schemas.token_object(token, self._cookie)
         extra_headers = None
         if cookie:
-            bytes_left = self._bytes_left(token)
+            size_bytes, bytes_left = len(token.raw_token), made["cookie_bytes_left"]
             if bytes_left < 0:
-                raise TokenTooLarge(size_bytes=len(token.raw_token), limit_bytes=len(token.raw_token) + bytes_left)
-            extra_headers = {"Set-Cookie": self._set_cookie(token)}
-        made = self._token_object(token)
+                raise TokenTooLarge(size_bytes=size_bytes, limit_bytes=size_bytes + bytes_left)
+            set_cookie = self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)
+            extra_headers = {"Set-Cookie": set_cookie}
         if rebased_onto is not None:
             made["rebased_onto"] = rebased_onto
         return Response(head, msgspec.json.encode(made), extra_headers=extra_headers)
-
-    def _token_object(self, token: SignedToken) -> dict[str, Any]:
-        return schemas.token_object(token, cookie_bytes_left=self._bytes_left(token))
-
-    def _bytes_left(self, token: SignedToken) -> int:
-        return self._cookie.bytes_left(len(token.raw_token), max_age_s=token.claims.lifetime_s)
-
-    def _set_cookie(self, token: SignedToken) -> str:
-        return self._cookie.set(token.raw_token, max_age_s=token.claims.lifetime_s)

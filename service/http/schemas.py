@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from service.errors import Fault, InvalidRequest, MalformedRequest
+from service.http.cookies import GuestCookie
 from service.merge.service import Merged
 from service.strict_json import MAX_DEPTH, MIN_INTEGER, depth, kind_of, pointer, read_json
 from service.tokens.claims import Subject
@@ -256,7 +257,7 @@ def audience_list(audience: str | list[str] | UnsetType) -> tuple[str, ...]:
     return (audience,) if isinstance(audience, str) else tuple(audience)
 
 
-def token_object(token: SignedToken, *, cookie_bytes_left: int) -> dict[str, Any]:
+def token_object(token: SignedToken, cookie: GuestCookie) -> dict[str, Any]:
     """The token object of a new token: the response of `issue` and `refresh-payload`, and a merge's `next`."""
     claims = token.claims
     return {
@@ -271,13 +272,14 @@ def token_object(token: SignedToken, *, cookie_bytes_left: int) -> dict[str, Any
         "expires_in": claims.lifetime_s,
         "payload": claims.payload,
         "bytes": len(token.raw_token),
-        "cookie_bytes_left": cookie_bytes_left,
+        "cookie_bytes_left": cookie.bytes_left(len(token.raw_token), max_age_s=claims.lifetime_s),
     }
 
 
-def verified_object(token: VerifiedToken, *, expires_in_s: int, cookie_bytes_left: int) -> dict[str, Any]:
+def verified_object(token: VerifiedToken, cookie: GuestCookie, *, now_s: float) -> dict[str, Any]:
     """The response of `verify` for a good token."""
     claims = token.claims
+    expires_in_s = claims.expires_at_s - int(now_s)
     return {
         "active": True,
         "subject": claims.subject,
@@ -290,7 +292,7 @@ def verified_object(token: VerifiedToken, *, expires_in_s: int, cookie_bytes_lef
         "expires_in": expires_in_s,
         "payload": claims.payload,
         "bytes": token.size_bytes,
-        "cookie_bytes_left": cookie_bytes_left,
+        "cookie_bytes_left": cookie.bytes_left(token.size_bytes, max_age_s=expires_in_s),
         "claims": claims.extra_claims,
         "refresh_due": token.refresh_due,
     }
