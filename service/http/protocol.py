@@ -17,7 +17,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -52,11 +52,6 @@ _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(
 _Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
-class _Timeouts(NamedTuple):
-    head_s: float
-    write_s: float
-
-
 class Runner(web.AppRunner):
     """Runs an application over guarded connections."""
 
@@ -76,8 +71,9 @@ class Runner(web.AppRunner):
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGERING_S,
             shutdown_timeout=CUT_OFF_S,
+            head_timeout_s=head_timeout_s,  # these two are options of our connections
+            write_timeout_s=write_timeout_s,
         )
-        self._timeouts = _Timeouts(head_s=head_timeout_s, write_s=write_timeout_s)
 
     def drain(self) -> None:
         """From now on each response is its connection's last, and says so: gateways send the next request elsewhere."""
@@ -96,19 +92,17 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made, handler=_dispatcher(self.app, made.request_handler), timeouts=self._timeouts)
+        handler = _dispatcher(self.app, made.request_handler)
+        return _Server(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - see the module
 
 
 class _Server(web.Server):
     """Makes our connections where aiohttp's server would make its own."""
 
-    def __init__(self, made: web.Server, *, handler: _Handler, timeouts: _Timeouts) -> None:
-        super().__init__(handler, request_factory=made.request_factory, **made._kwargs)  # noqa: SLF001 - see the module
-        self._timeouts = timeouts
-        self.draining = False
+    draining = False
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, timeouts=self._timeouts, loop=self._loop, **self._kwargs)
+        return _Connection(self, loop=self._loop, **self._kwargs)
 
 
 def _dispatcher(app: web.Application, resolve: _Handler) -> _Handler:
@@ -150,18 +144,20 @@ class _Connection(web.RequestHandler):
     __slots__ = (
         "_finished_requests",
         "_head_bytes",
+        "_head_timeout_s",
         "_head_timer",
         "_last_request",
         "_request_line_ended",
         "_server",
-        "_timeouts",
+        "_write_timeout_s",
         "_write_timer",
     )
 
-    def __init__(self, manager: _Server, *, timeouts: _Timeouts, **options: Any) -> None:
+    def __init__(self, manager: _Server, *, head_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
         self._server = manager
-        self._timeouts = timeouts
+        self._head_timeout_s = head_timeout_s
+        self._write_timeout_s = write_timeout_s
         self._finished_requests = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -190,9 +186,9 @@ class _Connection(web.RequestHandler):
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HttpProblem("malformed_request", f"The request's head is longer than {MAX_HEAD_BYTES} bytes."))
         elif self._head_timer is None:
-            detail = f"The request's head did not arrive within {self._timeouts.head_s:g} s."
+            detail = f"The request's head did not arrive within {self._head_timeout_s:g} s."
             problem = HttpProblem("request_timeout", detail)
-            self._head_timer = self._loop.call_later(self._timeouts.head_s, self._refuse, problem)
+            self._head_timer = self._loop.call_later(self._head_timeout_s, self._refuse, problem)
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's own signature
         """Called for each body that was read; where nothing is paused there is nothing to resume."""
@@ -203,7 +199,7 @@ class _Connection(web.RequestHandler):
         """Called when more waits for the client than the transport should hold."""
         super().pause_writing()
         if self.transport is not None:
-            self._write_timer = self._loop.call_later(self._timeouts.write_s, self.transport.abort)
+            self._write_timer = self._loop.call_later(self._write_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Called when the client has read nearly everything."""
