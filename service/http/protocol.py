@@ -8,7 +8,8 @@ to the minor version that the tests passed with:
 - `Server._kwargs`, `Server._loop`: the options of the server that the application made, for our own connections.
 - `RequestHandler._request_count`, `_waiter`: whether a request is under way, or its head may still be incomplete.
 - `RequestHandler._task_handler`: the task that ends with the last response of a connection.
-- `RequestHandler._close`, `_reading_paused`, `_loop`: to call the parent's method only where it has something to do.
+- `RequestHandler._close`: whether the connection ends without a further response.
+- `RequestHandler._reading_paused`, `_loop`: to call the parent's method only where it has something to do.
 
 Knows no route, only that most have a path without parameters.
 """
@@ -82,10 +83,9 @@ class Runner(web.AppRunner):
 
     async def shutdown(self) -> None:
         """Waits for the requests under way, whose bodies may still arrive. Idle connections are closed by now."""
+        self.drain()
         assert self.server is not None  # noqa: S101 - for the types: it exists until the end of the clean-up
-        last = [
-            task for each in self.server.connections if isinstance(each, _Connection) and (task := each.last_request)
-        ]
+        last = [task for each in self.server.connections if isinstance(each, _Connection) and (task := each.last_task)]
         if last:
             await asyncio.wait(last, timeout=SHUTDOWN_S)
         await super().shutdown()
@@ -146,7 +146,6 @@ class _Connection(web.RequestHandler):
         "_head_bytes",
         "_head_timeout_s",
         "_head_timer",
-        "_last_request",
         "_request_line_ended",
         "_server",
         "_write_timeout_s",
@@ -161,14 +160,13 @@ class _Connection(web.RequestHandler):
         self._finished_requests = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._last_request = False
         self._request_line_ended = False
         self._write_timer: asyncio.TimerHandle | None = None
 
     @property
-    def last_request(self) -> "asyncio.Task[None] | None":
-        """The task that ends with the response to the request under way; None unless `close` waits for that."""
-        return self._task_handler if self._last_request else None
+    def last_task(self) -> "asyncio.Task[None] | None":
+        """While the service ends: what ends with the response to the request under way; None where there is none."""
+        return None if self._close else self._task_handler
 
     def data_received(self, data: bytes) -> None:
         """Bounds the size and the time of a head that is under way."""
@@ -207,14 +205,12 @@ class _Connection(web.RequestHandler):
         super().resume_writing()
 
     def close(self) -> None:
-        """Accepts no further request. aiohttp would also drop what has yet to arrive of the one under way.
+        """Closes the connection unless a request is under way: aiohttp would drop what has yet to arrive of that.
 
-        It also calls this itself, once it has waited for the rest of a body that was refused unread.
+        aiohttp calls this when the service ends, and once it has waited for the rest of a body that was refused unread.
         """
-        if self._awaits_request() or self._close or self._finished_requests == self._request_count:
+        if self._awaits_request() or self._finished_requests == self._request_count:
             super().close()
-        else:
-            self._last_request = True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Called when the connection is closed, by either side."""
@@ -234,7 +230,7 @@ class _Connection(web.RequestHandler):
         if resp.status == _REQUEST_TIMEOUT:
             resp.force_close()
         # aiohttp reads a length of 2^64 - 1 as none: the body would be parsed as requests that no gateway has seen.
-        if self._last_request or self._server.draining or (not request.body_exists and request.content_length):
+        if self._server.draining or (not request.body_exists and request.content_length):
             resp.force_close()
         return super().finish_response(request, resp, start_time)
 
