@@ -9,8 +9,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -21,14 +20,8 @@ from service.http.response import Response, ResponseHead
 logger = logging.getLogger("guest_sessions.http")
 
 Handler = Callable[[web.Request], Awaitable[Response]]
-
-
-class ErrorRenderer(Protocol):
-    """Makes the response of an error."""
-
-    def __call__(self, error: GuestSessionsError, *, request_id: str) -> Response:
-        """The response; `request_id` is in it and in the log."""
-
+ErrorRenderer = Callable[[GuestSessionsError, str], Response]
+"""Makes the response of an error; the request id is in it and in the log."""
 
 PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "malformed_request": (400, "Malformed request"),
@@ -63,21 +56,21 @@ class HttpProblem(GuestSessionsError):
         code: str,
         detail: str,
         *,
-        headers: Mapping[str, str] | None = None,
-        facts: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] = {},
+        facts: Mapping[str, object] = {},
     ) -> None:
-        super().__init__(detail, dict(facts or {}))
+        super().__init__(detail, dict(facts))
         self.code = code  # type: ignore[misc]  # one class serves the codes that carry no facts
-        self.headers = headers or {}
+        self.headers = headers
 
 
 def problem_response(
     error: GuestSessionsError,
-    *,
     request_id: str,
+    *,
     status: int | None = None,
-    headers: Mapping[str, str] = MappingProxyType({}),
-    members: Mapping[str, object] = MappingProxyType({}),
+    headers: Mapping[str, str] = {},
+    members: Mapping[str, object] = {},
 ) -> Response:
     """The response to a request that failed with `error`; `headers` and `members` are added to the usual ones."""
     usual_status, title = PROBLEMS[error.code]
@@ -126,7 +119,7 @@ def failure_response(
         # The last line of defence: the caller learns nothing, the operator everything.
         bug, error = error, HttpProblem("internal_error", "The failure was logged under this request id.")
     request_id = (None if request is None else given_request_id(request)) or secrets.token_hex(16)
-    response = render(error, request_id=request_id)
+    response = render(error, request_id)
     facts = {"code": error.code, "detail": error.detail}
     log_failure(response.status, request, route=route, request_id=request_id, facts=facts, bug=bug)
     return response

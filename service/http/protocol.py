@@ -244,13 +244,11 @@ class _Connection(web.RequestHandler):
         """The response to what aiohttp's parser refused, or to a failure outside of any handler."""
         if isinstance(exc, ConnectionError) or request.writer.output_size:
             raise ConnectionError("the client has disconnected, or a part of the response is sent")
-        error: Exception = RuntimeError(message or HTTPStatus(status).phrase)
+        error = exc if isinstance(exc, Exception) else RuntimeError(message or HTTPStatus(status).phrase)
         if isinstance(exc, HttpProcessingError):
             # Its message repeats the request, so neither the log nor the response may contain it.
             detail = f"This is not an HTTP/1.1 request that this service accepts ({type(exc).__name__})."
             error = HttpProblem("malformed_request", detail)
-        elif isinstance(exc, Exception):
-            error = exc
         response = failure_response(error, request)
         response.force_close()
         return response

@@ -91,7 +91,7 @@ def exchange_object(token: AccessToken, *, with_payload: bool) -> dict[str, Any]
     }
 
 
-def error_response(error: GuestSessionsError, *, request_id: str) -> Response:
+def error_response(error: GuestSessionsError, request_id: str) -> Response:
     """An error as OAuth clients read it (RFC 6749, section 5.2): the problem document's members and `error`."""
     oauth_error = (
         error.oauth_error if isinstance(error, RefusedExchange) else _ERRORS.get(error.code, "invalid_request")
@@ -103,7 +103,7 @@ def error_response(error: GuestSessionsError, *, request_id: str) -> Response:
         headers["WWW-Authenticate"] = f'Basic realm="guest-sessions", {error.headers["WWW-Authenticate"]}'
     return problem_response(
         error,
-        request_id=request_id,
+        request_id,
         status=HTTPStatus.BAD_REQUEST if status == HTTPStatus.UNPROCESSABLE_ENTITY else status,
         headers=headers,
         members={"error": oauth_error},
