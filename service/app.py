@@ -17,7 +17,7 @@ from service.http.auth import ApiKeyAuth
 from service.http.cookies import GuestCookie
 from service.http.forward_auth import ForwardAuth
 from service.http.handlers import ApiHandlers
-from service.http.metrics import COLUMNS, LoopLag, Metrics, SharedCounters
+from service.http.metrics import LoopLag, Metrics, SharedCounters
 from service.http.ops import OpsHandlers
 from service.http.rate_limit import ClientTable, RateLimiter
 from service.http.request import BODY_TIMEOUT_S, BodyReader
@@ -55,8 +55,7 @@ class Shared(msgspec.Struct, frozen=True):
     @classmethod
     def by(cls, workers: int) -> "Shared":
         """For so many workers at a time."""
-        board = SharedCounters(columns=COLUMNS, rows=workers)
-        return cls(board, ClientTable(), RecentTokens(), SharedRings(workers))
+        return cls(SharedCounters(workers), ClientTable(), RecentTokens(), SharedRings(workers))
 
 
 def make_keys(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -69,38 +69,22 @@ _FIRST_BUCKET: Final = len(_STATUSES)
 _SUM: Final = _FIRST_BUCKET + len(_BOUNDS)
 _BLOCK: Final = _SUM + 1
 _EVENT_COLUMNS: Final = {event: MAX_ROUTES * _BLOCK + column for column, event in enumerate((*EVENTS, *_REASONS))}
-COLUMNS: Final = MAX_ROUTES * _BLOCK + len(_EVENT_COLUMNS)
-"""How many cells a row of `SharedCounters` has for `Metrics`."""
+_COLUMNS: Final = MAX_ROUTES * _BLOCK + len(_EVENT_COLUMNS)
 
 
 class SharedCounters:
     """Rows of numbers in memory that processes forked from this one share; each row is written by one of them."""
 
-    def __init__(self, *, columns: int, rows: int) -> None:
-        self._columns = columns
-        self._cells = memoryview(mmap.mmap(-1, columns * rows * _CELL_BYTES)).cast("d")
+    def __init__(self, rows: int) -> None:
+        self._cells = memoryview(mmap.mmap(-1, rows * _COLUMNS * _CELL_BYTES)).cast("d")
 
     def row(self, number: int) -> "memoryview[float]":
         """One worker's own numbers, to add to."""
-        return self._cells[number * self._columns : (number + 1) * self._columns]
+        return self._cells[number * _COLUMNS : (number + 1) * _COLUMNS]
 
     def totals(self) -> list[float]:
         """Each column's sum."""
-        return [sum(self._cells[column :: self._columns]) for column in range(self._columns)]
-
-
-class RouteMeter:
-    """Counts one route's responses in its block of a row."""
-
-    def __init__(self, cells: "memoryview[float]") -> None:
-        self._cells = cells
-
-    def observe(self, status: int, *, seconds: float) -> None:
-        """Counts a response that took `seconds`."""
-        cells = self._cells
-        cells[_STATUS_COLUMNS[status]] += 1
-        cells[_FIRST_BUCKET + bisect_left(BUCKETS_S, seconds)] += 1
-        cells[_SUM] += seconds
+        return [sum(self._cells[column::_COLUMNS]) for column in range(_COLUMNS)]
 
 
 class Metrics(Collector):
@@ -109,20 +93,28 @@ class Metrics(Collector):
     def __init__(self, gauges: Gauges, *, board: SharedCounters | None = None, row: int = 0) -> None:
         """`gauges` are those of the process that is scraped; `row` is this worker's own on the board of all."""
         self._gauges = gauges
-        self._board = board or SharedCounters(columns=COLUMNS, rows=1)
+        self._board = board or SharedCounters(1)
         self._cells = self._board.row(row)
         self._routes: list[str] = []
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
 
-    def meter(self, route: str) -> RouteMeter:
-        """The counter of a route's responses. Every worker asks for its routes in the same order."""
+    def meter(self, route: str) -> Callable[[int, float], None]:
+        """Returns what counts a response of the route, by its status and the seconds that it took.
+
+        Every worker asks for its routes in the same order.
+        """
         if route not in self._routes:
             if len(self._routes) == MAX_ROUTES:
                 raise ValueError(f"the board has room for {MAX_ROUTES} routes")
             self._routes.append(route)
         start = self._routes.index(route) * _BLOCK
-        return RouteMeter(self._cells[start : start + _BLOCK])
+        cells = self._cells[start : start + _BLOCK]
+
+        def count(status: int, seconds: float) -> None:
+            cells[_STATUS_COLUMNS[status]] += 1
+            cells[_FIRST_BUCKET + bisect_left(BUCKETS_S, seconds)] += 1
+            cells[_SUM] += seconds
+
+        return count
 
     def token(self, event: str) -> None:
         """Counts a token: by what was done with it, one of `EVENTS`, or by the reason why it was refused."""
@@ -130,7 +122,7 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """The metrics in the exposition format, version 0.0.4."""
-        return generate_latest(self._registry)
+        return generate_latest(self)
 
     def collect(self) -> Iterable[Metric]:
         """The sums of all workers, and this process's gauges."""

@@ -62,7 +62,7 @@ class Routing:
         return [web.route("*", each, measured, expect_handler=_ignore_expect) for each in patterns]
 
     def _measured(self, route: str, handler: Handler, *, render: ErrorRenderer = problem_response) -> Handler:
-        meter = self._metrics.meter(route)
+        count = self._metrics.meter(route)
 
         async def measured(request: web.Request) -> Response:
             started_s = perf_counter()
@@ -75,7 +75,7 @@ class Routing:
             else:
                 if "X-Request-Id" in request.headers or response.status >= _BAD_REQUEST:
                     identify(response, request, route=route)
-            meter.observe(response.status, seconds=perf_counter() - started_s)
+            count(response.status, perf_counter() - started_s)
             return response
 
         return measured
