@@ -50,7 +50,7 @@ class ApiKeyAuth:
         self.asks_for_a_key = bool(policy.api_keys) or policy.api_keys_file is not None
         # The settings may be older than the file: a worker is forked with them long after they were read. So the first
         # request reads the keys again; a stamp taken here would count a change since then as read.
-        self._stamp: _Stamp | None = ()
+        self._stamp: tuple[int, ...] = ()
         self._looked_at_s = -math.inf
         self._reported: str | None = None
 
@@ -84,15 +84,17 @@ class ApiKeyAuth:
         raise HttpProblem("unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
     def _reload(self) -> None:
-        now_s = self._clock()
-        if self._policy.api_keys_file is None or 0 <= now_s - self._looked_at_s < RELOAD_S:
+        file, now_s = self._policy.api_keys_file, self._clock()
+        if file is None or 0 <= now_s - self._looked_at_s < RELOAD_S:
             return
         self._looked_at_s = now_s
-        stamp = _stamp(self._policy.api_keys_file)
-        if stamp is not None and stamp == self._stamp:
-            return
         try:
-            keys = parse_api_keys_file(self._policy.api_keys_file.read_text("utf-8"))
+            # Changes when the file does, a mounted secret's swap of links included.
+            status = file.stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            if stamp == self._stamp:
+                return
+            keys = parse_api_keys_file(file.read_text("utf-8"))
         except (OSError, ValueError) as error:
             # The stamp is not kept: the file may be in the middle of being replaced, and the next look reads it again.
             if str(error) != self._reported:
@@ -118,18 +120,6 @@ def _basic_passwords(headers: Headers) -> list[str]:
 
 def _digests(keys: Iterable[str]) -> tuple[bytes, ...]:
     return tuple(hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys)
-
-
-_Stamp = tuple[int, ...]
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    """What changes when the file does, a mounted secret's swap of links included; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _is_loopback_origin(origin: str) -> bool:
@@ -158,25 +148,19 @@ def web_origin(issuer: str) -> str:
     return f"{url.scheme}://{host}{port}"
 
 
-def parse_api_keys(text: str) -> tuple[str, ...]:
+def parse_api_keys_file(text: str) -> tuple[str, ...]:
     """API keys as a file lists them: one a line, blank lines and `#` comments left out.
 
     Raises:
-        ValueError: naming the line, never the key.
+        ValueError: naming the line, never the key; or there is no key, which would lock everybody out, or nobody.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     keys = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ValueError("holds no key")
     for number, key in keys:
         check_api_key(key, f"line {number}")
     return tuple(key for _, key in keys)
-
-
-def parse_api_keys_file(text: str) -> tuple[str, ...]:
-    """As `parse_api_keys`, but a file without any key is a fault: it would lock everybody out, or nobody."""
-    keys = parse_api_keys(text)
-    if not keys:
-        raise ValueError("holds no key")
-    return keys
 
 
 def parse_api_key_list(text: str) -> tuple[str, ...]:
