@@ -71,8 +71,7 @@ class ApiKeyAuth:
             raise HttpProblem("forbidden_origin", "Without an API key configured, only local pages may call.")
         self._reload()
         # Each place may hold the key: a gateway may have put something of its own into the other.
-        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-        presented = [credentials.strip() if scheme.lower() == "bearer" else "", headers.get("X-API-Key", "")]
+        presented = [credentials(headers, scheme="bearer").strip(), headers.get("X-API-Key", "")]
         if form is not None:
             presented += [*_basic_passwords(headers), form.get("client_secret", "")]
         digests = _digests(key for key in presented if key)
@@ -106,15 +105,19 @@ class ApiKeyAuth:
         logger.info("API keys read again: %d", len(keys))
 
 
+def credentials(headers: Headers, *, scheme: str) -> str:
+    """What `Authorization` holds for a scheme (RFC 9110, section 11.4), as it stands there; "" for another scheme."""
+    given, _, rest = headers.get("Authorization", "").partition(" ")
+    return rest if given.lower() == scheme else ""
+
+
 def _basic_passwords(headers: Headers) -> list[str]:
     """The password of `Authorization: Basic` (RFC 7617), as it is and form-decoded: clients differ."""
-    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return []
     try:
-        _, _, password = base64.b64decode(credentials.strip(), validate=True).decode("utf-8").partition(":")
+        decoded = base64.b64decode(credentials(headers, scheme="basic").strip(), validate=True).decode("utf-8")
     except ValueError:
         return []
+    _, _, password = decoded.partition(":")
     return [password, unquote_plus(password)]
 
 

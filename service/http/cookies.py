@@ -34,9 +34,8 @@ class GuestCookie:
     """The guest cookie under one policy (RFC 6265, section 4.1)."""
 
     def __init__(self, policy: CookiePolicy) -> None:
-        self.name = policy.names[0]
         self.partitioned = policy.partitioned
-        self._names = policy.names
+        self.names = policy.names
         self._attributes = "".join(
             [
                 f"; HttpOnly; Path=/; SameSite={policy.same_site}",
@@ -49,11 +48,11 @@ class GuestCookie:
 
     def set(self, raw_token: str, *, max_age_s: int) -> str:
         """The `Set-Cookie` value that gives the token to the visitor for at most `max_age_s` seconds."""
-        return f"{self.name}={raw_token}; Max-Age={min(max_age_s, MAX_COOKIE_AGE_S)}{self._attributes}"
+        return f"{self.names[0]}={raw_token}; Max-Age={min(max_age_s, MAX_COOKIE_AGE_S)}{self._attributes}"
 
     def delete(self) -> str:
         """The `Set-Cookie` value that deletes the guest cookie."""
-        return f"{self.name}=; Max-Age=0{self._attributes}"
+        return f"{self.names[0]}=; Max-Age=0{self._attributes}"
 
     def bytes_left(self, token_bytes: int, *, max_age_s: int) -> int:
         """How much longer the token may get before a browser drops the cookie; negative where it does already."""
@@ -66,7 +65,7 @@ class GuestCookie:
         Several paths or domains may each have set one. A value may stand in quotes (RFC 6265, section 4.1.1). Only SP
         and HTAB are white space: any other space before a name makes it another name, which browsers do not protect.
         """
-        found: dict[str, list[str]] = {name: [] for name in self._names}
+        found: dict[str, list[str]] = {name: [] for name in self.names}
         for line in headers.getall("Cookie", ()):
             for pair in line.split(";"):
                 name, _, value = pair.strip(" \t").partition("=")

@@ -5,13 +5,14 @@ the response is 200 or 401 with an empty body: Envoy passes nothing but 200 on, 
 """
 
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, Literal
 
 import msgspec
 
 from service.errors import InvalidToken, NotReady, TokenTooLarge
+from service.http.auth import credentials
 from service.http.cookies import GuestCookie, Headers
 from service.http.rate_limit import Network, RateLimiter, client_network
 from service.merge.service import MergeService
@@ -60,42 +61,6 @@ class _Found(msgspec.Struct, frozen=True):
     is_old_name: bool
 
 
-class _Checks:
-    """Verifies the tokens of one request, within bounds on how many."""
-
-    def __init__(self, tokens: TokenService) -> None:
-        self._tokens = tokens
-        self._signatures = 0
-        self._looked_at = 0
-
-    async def newest_of_first_guest(self, raw_tokens: Iterable[str]) -> tuple[str, VerifiedToken] | None:
-        """Of the first good token's guest the one with the highest `ver`, then the latest `iat`.
-
-        A domain that is set later leaves a host-only twin of the cookie, which browsers send first and nobody renews.
-        """
-        best: tuple[str, VerifiedToken] | None = None
-        for raw_token in raw_tokens:
-            if self._signatures == MAX_SIGNATURES or self._looked_at == MAX_LOOKED_AT:
-                break
-            self._looked_at += 1
-            try:
-                token = await self._tokens.verify(raw_token)
-            except NotReady:
-                break
-            except InvalidToken as error:
-                # A subject is set once the signature was found good.
-                self._signatures += error.reason == "bad_signature" or error.subject is not None
-                continue
-            self._signatures += 1
-            claims, counted = token.claims, None if best is None else best[1].claims
-            if counted is None or (
-                claims.lineage == counted.lineage
-                and (claims.version, claims.issued_at_s) > (counted.version, counted.issued_at_s)
-            ):
-                best = (raw_token, token)
-        return best
-
-
 class ForwardAuth:
     """`/v1/auth` under one policy."""
 
@@ -127,7 +92,7 @@ class ForwardAuth:
 
     def presents_a_token(self, headers: Headers) -> bool:
         """Whether the request came with anything that could be a guest token."""
-        return any(self._cookie.tokens(headers)) or bool(_bearer(headers))
+        return any(self._presented(headers))
 
     async def ensure(self, headers: Headers, *, method: str, peer: str | None) -> AuthDecision:
         """The visitor's guest: signed again where that is due, a new one on a first visit, or nobody."""
@@ -164,15 +129,44 @@ class ForwardAuth:
             return self._nobody
 
     async def _find(self, headers: Headers) -> _Found | None:
-        """The token that counts: of the first cookie name that has a good one, else the Bearer token."""
-        checks = _Checks(self._tokens)
-        for rank, raw_tokens in enumerate(self._cookie.tokens(headers)):
-            best = await checks.newest_of_first_guest(raw_tokens)
-            if best is not None:
-                return _Found(*best, is_cookie=True, is_old_name=rank > 0)
-        bearer = _bearer(headers)
-        best = await checks.newest_of_first_guest([bearer] if bearer else [])
-        return None if best is None else _Found(*best, is_cookie=False, is_old_name=False)
+        """The token that counts: of the first cookie name that has a good one, else the Bearer token.
+
+        Of the first good token's guest it is the one with the highest `ver`, then the latest `iat`. A domain that is
+        set later leaves a host-only twin of the cookie, which browsers send first and nobody renews.
+        """
+        signatures = looked_at = 0
+        names = len(self._cookie.names)
+        for rank, raw_tokens in enumerate(self._presented(headers)):
+            found: _Found | None = None
+            for raw_token in raw_tokens:
+                if signatures == MAX_SIGNATURES or looked_at == MAX_LOOKED_AT:
+                    break
+                looked_at += 1
+                try:
+                    token = await self._tokens.verify(raw_token)
+                except NotReady:
+                    break
+                except InvalidToken as error:
+                    # A subject is set once the signature was found good.
+                    signatures += error.reason == "bad_signature" or error.subject is not None
+                    continue
+                signatures += 1
+                claims, counted = token.claims, None if found is None else found.token.claims
+                if counted is None or (
+                    claims.lineage == counted.lineage
+                    and (claims.version, claims.issued_at_s) > (counted.version, counted.issued_at_s)
+                ):
+                    found = _Found(raw_token, token, is_cookie=rank < names, is_old_name=0 < rank < names)
+            if found is not None:
+                return found
+        return None
+
+    def _presented(self, headers: Headers) -> Iterator[list[str]]:
+        """The tokens of each cookie name in turn, then the Bearer token (RFC 6750, section 2.1) if there is one."""
+        yield from self._cookie.tokens(headers)
+        bearer = credentials(headers, scheme="bearer").strip(" ")
+        if bearer:
+            yield [bearer]
 
     def _may_set(self, headers: Headers, *, method: str) -> bool:
         """Whether the response to this request may set the cookie.
@@ -213,9 +207,3 @@ class ForwardAuth:
         if sets_cookie:
             headers["Set-Cookie"] = self._cookie.set(raw_token, max_age_s=token.claims.lifetime_s)
         return AuthDecision("new" if is_new else "known", headers)
-
-
-def _bearer(headers: Headers) -> str:
-    """The Bearer token (RFC 6750, section 2.1), "" without one."""
-    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-    return credentials.strip(" ") if scheme.lower() == "bearer" else ""
