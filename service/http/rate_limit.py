@@ -6,7 +6,7 @@ I.371). Knows addresses as text and no more.
 
 import ipaddress
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from service.keys import Clock
@@ -25,8 +25,8 @@ _CELL_BYTES: Final = 8
 class ClientTable:
     """For each client, when its bucket is full again; shared by the processes forked from the one that made it.
 
-    They use it without a lock: one that is killed must not leave it locked. Where two look at one client within the
-    same microsecond, that client may get one guest more.
+    They use it without a lock: one that is killed must not leave it locked. Where two look at one place within the
+    same microseconds, its client may get one guest more or less.
     """
 
     def __init__(self, *, clients: int = CLIENTS_REMEMBERED) -> None:
@@ -34,29 +34,20 @@ class ClientTable:
         cells = memoryview(mmap.mmap(-1, 2 * clients * _CELL_BYTES))
         self._sets = clients // _WAYS
         self._tags = cells[: clients * _CELL_BYTES].cast("q")
-        self._full_at_s = cells[clients * _CELL_BYTES :].cast("d")
+        self.full_at_s = cells[clients * _CELL_BYTES :].cast("d")
+        """For each place, when its client's bucket is full again; 0, long ago, where nobody has it."""
 
-    def __getitem__(self, client: str) -> float:
-        """When the client's bucket is full again; 0, long ago, for one that is not known."""
-        tag = _tag(client)
-        return next((self._full_at_s[place] for place in self._places(tag) if self._tags[place] == tag), 0.0)
-
-    def __setitem__(self, client: str, full_at_s: float) -> None:
-        tag = _tag(client)
-        places = self._places(tag)
+    def place(self, client: str) -> int:
+        """The client's place. One that has none takes, with a full bucket, that of the client whose is full first."""
+        # 64 bits that nobody outside can foresee: Python's hash of a text is keyed, and forked workers share the key.
+        tag = hash(client) or 1  # 0 marks a place that nobody has
+        first = tag % self._sets * _WAYS
+        places = range(first, first + _WAYS)
         place = next((place for place in places if self._tags[place] == tag), None)
         if place is None:
-            place = min(places, key=self._full_at_s.__getitem__)
-        self._tags[place], self._full_at_s[place] = tag, full_at_s
-
-    def _places(self, tag: int) -> range:
-        first = tag % self._sets * _WAYS
-        return range(first, first + _WAYS)
-
-
-def _tag(client: str) -> int:
-    """64 bits that nobody outside can foresee: Python's hash of a text is keyed, and forked workers share the key."""
-    return hash(client) or 1  # 0 marks a place that nobody has
+            place = min(places, key=self.full_at_s.__getitem__)
+            self._tags[place], self.full_at_s[place] = tag, 0.0
+        return place
 
 
 class RateLimiter:
@@ -72,22 +63,21 @@ class RateLimiter:
         """Takes one from the client's bucket, if there is one left."""
         if not self._rate_per_s:
             return True
-        now_s = self._clock()
-        missing = max(0.0, self._clients[client] - now_s) * self._rate_per_s
+        now_s, place = self._clock(), self._clients.place(client)
+        missing = max(0.0, self._clients.full_at_s[place] - now_s) * self._rate_per_s
         # A clock set back must not lock a client out: no bucket is emptier than empty.
         missing = min(missing, self._burst)
         allowed = missing <= self._burst - 1
-        self._clients[client] = now_s + (missing + (1 if allowed else 0)) / self._rate_per_s
+        self._clients.full_at_s[place] = now_s + (missing + (1 if allowed else 0)) / self._rate_per_s
         return allowed
 
 
-def client_network(peer: str | None, *, forwarded_for: Iterable[str], trusted: Iterable[Network]) -> str:
+def client_network(peer: str | None, *, forwarded_for: Iterable[str], trusted: Sequence[Network]) -> str:
     """The client that the limit counts: the last address that no trusted proxy reports as its own peer.
 
     `forwarded_for` are the `X-Forwarded-For` lines. One subscriber has an IPv4 address, or an IPv6 network of 64 bits.
     """
     hops = [hop.strip() for line in forwarded_for for hop in line.split(",")]
-    trusted = tuple(trusted)
     address = _parse_address(peer or "")
     while hops and address is not None and any(address in network for network in trusted):
         address = _parse_address(hops.pop())
