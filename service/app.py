@@ -164,8 +164,6 @@ def make_app(
         default_policy=settings.merge_policy,
         forward_auth=ForwardAuth(settings.gateway, tokens=tokens, merges=merges, cookie=cookie, limiter=limiter),
         cookie=cookie,
-        clock=clock,
-        observe=metrics.token,
     )
     ops = OpsHandlers(
         keys=keys,

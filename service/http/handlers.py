@@ -20,11 +20,10 @@ from service.http.request import Body
 from service.http.response import Response, ResponseHead, json_response
 from service.http.routing import Routing
 from service.http.token_exchange import ExchangeRequest
-from service.keys import Clock
 from service.merge.policy import Policy
 from service.merge.policy_parser import compile_policy
 from service.merge.service import MergeService
-from service.tokens.service import Observer, SignedToken, TokenService
+from service.tokens.service import SignedToken, TokenService
 
 _AUTH_PATTERNS: Final = ("/v1/auth", r"/v1/auth/{path:[\s\S]*}")
 """aiohttp matches the decoded path, where a dot would stop at an encoded newline."""
@@ -54,8 +53,6 @@ class ApiHandlers:
         default_policy: str,
         forward_auth: ForwardAuth,
         cookie: GuestCookie,
-        clock: Clock,
-        observe: Observer,
     ) -> None:
         self._tokens = tokens
         self._merges = merges
@@ -63,8 +60,6 @@ class ApiHandlers:
         self._default_policy = default_policy
         self._forward_auth = forward_auth
         self._cookie = cookie
-        self._clock = clock
-        self._observe = observe
 
     def routes(self, routing: Routing) -> list[web.RouteDef]:
         """The routes of the API."""
@@ -108,10 +103,10 @@ class ApiHandlers:
                 compute=body.compute,
             )
         except StaleToken:
-            self._observe("stale")
+            self._tokens.observe("stale")
             raise
         if refreshed.rebased_onto is not None:
-            self._observe("rebased")
+            self._tokens.observe("rebased")
         return self._token_response(_OK, refreshed.token, cookie=asked.cookie, rebased_onto=refreshed.rebased_onto)
 
     async def verify(self, _request: web.Request, body: Body) -> Response:
@@ -121,7 +116,7 @@ class ApiHandlers:
             token = await self._tokens.verify(asked.token, audience=schemas.audience_list(asked.audience))
         except InvalidToken as error:
             return json_response(_OK, {"active": False, "reason": error.reason})
-        return json_response(_OK, schemas.verified_object(token, self._cookie, now_s=self._clock()))
+        return json_response(_OK, schemas.verified_object(token, self._cookie, now_s=self._tokens.clock()))
 
     async def introspect(self, _request: web.Request, form: schemas.Form) -> Response:
         """`POST /v1/introspect` (RFC 7662, section 2)."""
@@ -136,7 +131,7 @@ class ApiHandlers:
         asked = ExchangeRequest.from_form(form)
         guest = await self._tokens.verify(asked.subject_token)
         token = await self._tokens.access_token(guest, audience=asked.audience, with_payload=asked.with_payload)
-        self._observe("exchanged")
+        self._tokens.observe("exchanged")
         return json_response(_EXCHANGED, token_exchange.exchange_object(token, with_payload=asked.with_payload))
 
     async def merge(self, _request: web.Request, body: Body) -> Response:
@@ -151,7 +146,7 @@ class ApiHandlers:
             compute=body.compute,
         )
         if merged.result.merged and not asked.dry_run:
-            self._observe("merged")
+            self._tokens.observe("merged")
         next_object, cookie = None, self._cookie.delete()
         if merged.next is not None:
             next_object = schemas.token_object(merged.next, self._cookie)
@@ -168,7 +163,7 @@ class ApiHandlers:
         if query == "mode=ensure" or (query and request.query.get("mode") == "ensure"):
             decision = await self._forward_auth.ensure(headers, method=request.method, peer=request.remote)
             if decision.outcome == "new":
-                self._observe("minted")
+                self._tokens.observe("minted")
             return Response(_AUTH, extra_headers=decision.headers)
         verified = await self._forward_auth.verify(headers)
         if verified is not None:
