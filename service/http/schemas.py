@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Final, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -229,13 +229,9 @@ def decode_form(raw: bytes) -> Form:
         MalformedRequest: it is not a form in UTF-8.
     """
     try:
-        pairs = parse_qsl(raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_MEMBERS)
+        return parse_qs(raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_MEMBERS)
     except ValueError as error:
         raise MalformedRequest("The body is not a form in UTF-8.") from error
-    form: dict[str, list[str]] = {}
-    for name, value in pairs:
-        form.setdefault(name, []).append(value)
-    return form
 
 
 def introspected_token(form: Form) -> str:
