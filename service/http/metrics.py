@@ -161,13 +161,13 @@ class LoopLag:
     def __init__(self, *, steady_clock: Clock, check_every_s: float = LOOP_CHECK_S) -> None:
         self._clock = steady_clock
         self._check_every_s = check_every_s
-        self._window: deque[tuple[float, float]] = deque()  # time and lag, each lag longer than those after it
+        self._window: deque[tuple[float, float]] = deque()  # time and lag
         self.longest_s = 0.0
 
     @property
     def recent_s(self) -> float:
         """The longest lag of the last `LAG_WINDOW_S`."""
-        return self._window[0][1] if self._window else 0.0
+        return max((lag_s for _, lag_s in self._window), default=0.0)
 
     async def run(self) -> None:
         """Measures until cancelled."""
@@ -176,10 +176,8 @@ class LoopLag:
             await asyncio.sleep(self._check_every_s)
             now_s = self._clock()
             lag_s = max(0.0, now_s - started_s - self._check_every_s)
-            while self._window and self._window[-1][1] <= lag_s:
-                self._window.pop()
             self._window.append((now_s, lag_s))
-            if self._window[0][0] < now_s - LAG_WINDOW_S:
+            while self._window[0][0] < now_s - LAG_WINDOW_S:
                 self._window.popleft()
             self.longest_s = max(self.longest_s, lag_s)
             if lag_s >= LOGGED_LAG_S:
