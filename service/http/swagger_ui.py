@@ -10,7 +10,6 @@ from functools import cache
 from importlib import resources
 from importlib.metadata import distribution
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 CSP: Final = (
@@ -41,7 +40,6 @@ _HTML: Final = b"""\
 </html>
 """
 
-_OWN: Final = resources.files("service.http")
 _SWAGGER_UI: Final = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -58,9 +56,9 @@ def page(*, below: bool) -> bytes:
 def assets() -> Mapping[str, tuple[bytes, str]]:
     """What lies below `/docs/`: name → body and media type. Read when first asked for: it is 2 MB that few need."""
     folder = Path(str(distribution("flask-swagger-ui").locate_file("flask_swagger_ui/dist")))
-    carried = {name: ((folder / name).read_bytes(), media_type) for name, media_type in _SWAGGER_UI.items()}
-    own = {
-        "page.js": ((_OWN / "swagger_ui.js").read_bytes(), "text/javascript"),
-        "page.css": ((_OWN / "swagger_ui.css").read_bytes(), "text/css"),
+    own = resources.files("service.http")
+    return {
+        **{name: ((folder / name).read_bytes(), media_type) for name, media_type in _SWAGGER_UI.items()},
+        "page.js": ((own / "swagger_ui.js").read_bytes(), "text/javascript"),
+        "page.css": ((own / "swagger_ui.css").read_bytes(), "text/css"),
     }
-    return MappingProxyType({**carried, **own})
