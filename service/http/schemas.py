@@ -187,26 +187,27 @@ def _faults(value: object, shape: type[Request]) -> Iterator[Fault]:
 
 
 def _member_faults(value: object, kind: Any, path: str) -> Iterator[Fault]:
-    """The faults of one member; of a list, those of its elements."""
-    message = _fault_in(value, kind)
+    """The faults of one member; of a list that may stand there, those of its elements, too."""
+    message, in_element = _fault_in(value, kind)
     if message is None:
         return
-    any_element = False
-    for index, element in enumerate(value if isinstance(value, list) else ()):
-        element_message = _fault_in([element], kind)
-        if element_message is not None:
-            any_element = True
-            yield Fault(f"{path}/{index}", element_message)
-    if not any_element:
+    if not in_element:
         yield Fault(path, message)
+    if isinstance(value, list) and (in_element or message.startswith("Expected `array`")):
+        for index, element in enumerate(value):
+            message, in_element = _fault_in([element], kind)
+            if message is not None and in_element:
+                yield Fault(f"{path}/{index}", message)
 
 
-def _fault_in(value: object, kind: Any) -> str | None:
+def _fault_in(value: object, kind: Any) -> tuple[str | None, bool]:
+    """What is wrong with the value, and whether that is in an element of it; None where it fits."""
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        return str(error).partition(" - at `")[0]
-    return None
+        message, _, place = str(error).partition(" - at `$")
+        return message, place.startswith("[")
+    return None, False
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -226,12 +227,13 @@ def decode_form(raw: bytes) -> Form:
     """The parameters of a form, each with all its values in their order.
 
     Raises:
-        MalformedRequest: it is not a form in UTF-8.
+        MalformedRequest: it is not in UTF-8, or has over `MAX_FORM_MEMBERS` parameters.
     """
     try:
         return parse_qs(raw.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_MEMBERS)
     except ValueError as error:
-        raise MalformedRequest("The body is not a form in UTF-8.") from error
+        message = "is not UTF-8" if isinstance(error, UnicodeError) else f"has over {MAX_FORM_MEMBERS} parameters"
+        raise MalformedRequest("The body is not a form as this service accepts it.", [Fault("", message)]) from error
 
 
 def introspected_token(form: Form) -> str:

@@ -37,9 +37,9 @@ _bodies = st.fixed_dictionaries(
 )
 
 
-def outcome(raw: bytes) -> tuple[str, Any]:
+def outcome(raw: bytes, shape: type[Request] = IssueRequest) -> tuple[str, Any]:
     try:
-        return "good", schemas.decode(raw, IssueRequest)
+        return "good", schemas.decode(raw, shape)
     except GuestSessionsError as error:
         return error.code, error.facts
 
@@ -131,6 +131,10 @@ def test_every_fault_of_a_malformed_body_is_listed(raw: bytes, messages: list[st
         (b'{"payload": 1}', "/payload"),
         (b'{"pay/load": 1}', "/pay~1load"),
         (b'{"audience": ["a", 1]}', "/audience/1"),
+        (b'{"payload": [1, 2]}', "/payload"),
+        (b'{"subject": ["x"]}', "/subject"),
+        (b'{"cookie": [true]}', "/cookie"),
+        (b'{"audience": []}', "/audience"),
     ],
 )
 def test_a_fault_is_reported_at_its_place(raw: bytes, path: str) -> None:
@@ -207,3 +211,19 @@ def test_a_lone_surrogate_is_spared_in_a_list_of_tokens_alone(tokens: str) -> No
 def test_what_is_no_list_of_texts_is_invalid_with_a_lone_surrogate_too(tokens: str) -> None:
     with pytest.raises(InvalidRequest):
         schemas.decode(f'{{"tokens": {tokens}}}'.encode(), MergeRequest)
+
+
+def test_a_list_that_is_too_long_is_reported_beside_its_elements() -> None:
+    code, facts = outcome(b'{"tokens": [%s]}' % b", ".join([b"1", *[b"null"] * 32]), MergeRequest)
+
+    assert (code, [fault["path"] for fault in facts["errors"]]) == ("invalid_request", ["/tokens", "/tokens/0"])
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"), [(b"token=%ff", "is not UTF-8"), (b"token=x" + b"&a=1" * 100, "has over 100 parameters")]
+)
+def test_what_is_wrong_with_a_form_is_named(raw: bytes, message: str) -> None:
+    with pytest.raises(MalformedRequest) as refused:
+        schemas.decode_form(raw)
+
+    assert [(fault.path, fault.message) for fault in refused.value.errors] == [("", message)]
