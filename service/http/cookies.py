@@ -36,23 +36,25 @@ class GuestCookie:
     def __init__(self, policy: CookiePolicy) -> None:
         self.partitioned = policy.partitioned
         self.names = policy.names
-        self._attributes = "".join(
-            [
-                f"; HttpOnly; Path=/; SameSite={policy.same_site}",
-                f"; Domain={policy.domain}" if policy.domain else "",
-                "; Secure" if policy.secure else "",
-                "; Partitioned" if policy.partitioned else "",
-            ]
-        )
+        self._policy = policy
+        self._attributes = _attributes(policy, domain=policy.domain)
         self._overhead_bytes = len(self.set("", max_age_s=0)) - len("0")
 
     def set(self, raw_token: str, *, max_age_s: int) -> str:
         """The `Set-Cookie` value that gives the token to the visitor for at most `max_age_s` seconds."""
         return f"{self.names[0]}={raw_token}; Max-Age={min(max_age_s, MAX_COOKIE_AGE_S)}{self._attributes}"
 
-    def delete(self) -> str:
-        """The `Set-Cookie` value that deletes the guest cookie."""
-        return f"{self.names[0]}=; Max-Age=0{self._attributes}"
+    def deletions(self) -> list[str]:
+        """The `Set-Cookie` values that delete the guest's cookies: under its name, and under each that is only read.
+
+        One of the latter may be from a time without a domain, or have a prefix that allows none or demands `Secure`.
+        """
+        lines = [f"{self.names[0]}=; Max-Age=0{self._attributes}"]
+        for name in self.names[1:]:
+            secure = name.startswith(("__Host-", "__Secure-"))
+            domains = [None] if name.startswith("__Host-") else dict.fromkeys([None, self._policy.domain])
+            lines += [f"{name}=; Max-Age=0{_attributes(self._policy, domain=each, secure=secure)}" for each in domains]
+        return lines
 
     def bytes_left(self, token_bytes: int, *, max_age_s: int) -> int:
         """How much longer the token may get before a browser drops the cookie; negative where it does already."""
@@ -73,3 +75,14 @@ class GuestCookie:
                     quoted = len(value) > 1 and value[0] == value[-1] == '"'
                     found[name].append(value[1:-1] if quoted else value)
         return list(found.values())
+
+
+def _attributes(policy: CookiePolicy, *, domain: str | None, secure: bool = False) -> str:
+    return "".join(
+        [
+            f"; HttpOnly; Path=/; SameSite={policy.same_site}",
+            f"; Domain={domain}" if domain else "",
+            "; Secure" if policy.secure or secure else "",
+            "; Partitioned" if policy.partitioned else "",
+        ]
+    )

@@ -147,14 +147,16 @@ class ApiHandlers:
         )
         if merged.result.merged and not asked.dry_run:
             self._tokens.observe("merged")
-        next_object, cookie = None, self._cookie.delete()
+        next_object, cookies = None, self._cookie.deletions()
         if merged.next is not None:
             next_object = schemas.token_object(merged.next, self._cookie)
             if next_object["cookie_bytes_left"] >= 0:
-                cookie = self._cookie.set(merged.next.raw_token, max_age_s=merged.next.claims.lifetime_s)
-        extra_headers = {"Set-Cookie": cookie} if asked.cookie and not asked.dry_run else None
+                cookies = [self._cookie.set(merged.next.raw_token, max_age_s=merged.next.claims.lifetime_s)]
         encoded = await body.compute(lambda: msgspec.json.encode(schemas.merged_object(merged, next_object)))
-        return Response(_OK, encoded, extra_headers=extra_headers)
+        response = Response(_OK, encoded)
+        for each in cookies if asked.cookie and not asked.dry_run else ():
+            response.add_header("Set-Cookie", each)
+        return response
 
     async def auth(self, request: web.Request) -> Response:
         """`/v1/auth`, any method, any path below: for gateways."""

@@ -575,6 +575,33 @@ async def test_without_renewal_the_cookie_is_deleted(api: Api) -> None:
     assert answer.headers["Set-Cookie"] == "guest=; Max-Age=0; HttpOnly; Path=/; SameSite=Lax"
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["guest=; Max-Age=0; HttpOnly; Path=/; SameSite=Lax; Domain=shop.example; Secure"]),
+        (
+            {"GUEST_COOKIE_NAME": "guest,__Host-guest,old"},
+            [
+                "guest=; Max-Age=0; HttpOnly; Path=/; SameSite=Lax; Domain=shop.example; Secure",
+                "__Host-guest=; Max-Age=0; HttpOnly; Path=/; SameSite=Lax; Secure",
+                "old=; Max-Age=0; HttpOnly; Path=/; SameSite=Lax; Secure",
+                "old=; Max-Age=0; HttpOnly; Path=/; SameSite=Lax; Domain=shop.example; Secure",
+            ],
+        ),
+    ],
+    ids=["one name", "three names"],
+)
+async def test_a_handed_over_guest_ends_under_every_name(
+    make_api: MakeApi, settings: dict[str, str], expected: list[str]
+) -> None:
+    api = await make_api(GUEST_ISSUER="https://shop.example", GUEST_COOKIE_DOMAIN="shop.example", **settings)
+    guest = await api.issue(payload={"a": 1})
+
+    answer = await api.post("/v1/merge", {"tokens": [guest["token"]], "renew": False, "cookie": True})
+
+    assert answer.headers.getall("Set-Cookie") == expected
+
+
 async def test_policies_are_taken_by_name_or_as_they_are(api: Api) -> None:
     guest = await api.issue(payload={"a": 1})
     body = {"tokens": [guest["token"]], "session": {"a": 2}}
