@@ -34,7 +34,10 @@ TIMEOUT_S: Final = 10
 
 
 class CallFailed(HttpProblem):
-    """A service refused a call or could not be called; the code and the facts are those of its problem."""
+    """A service refused a call or could not be called; the code and the facts are those of its problem.
+
+    Two codes are the command line's own: `invalid_url` for what is no address, `call_failed` for what is no service.
+    """
 
 
 class LocalApi:
@@ -212,8 +215,10 @@ async def request(
         async with aiohttp.request(method, url, timeout=timeout, allow_redirects=False, **options) as response:
             yield response
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        code = "call_failed"
         match error:
             case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError() | ValueError():
+                code = "invalid_url"
                 detail = "is not an address: it must begin with http:// or https:// and name a host."
             case aiohttp.ClientConnectorDNSError():
                 detail = f"cannot be called: there is no host {error.host}."
@@ -226,7 +231,7 @@ async def request(
                 detail = f"did not respond within {timeout_s} s."
             case _:
                 detail = "does not respond as an HTTP service."
-        raise CallFailed("call_failed", f"{base} {detail}") from error
+        raise CallFailed(code, f"{base} {detail}") from error
 
 
 async def is_ready(url: str) -> bool:

@@ -24,8 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R", bound=schemas.Request)
 SettingsLoader = Callable[[], Settings]
 
-WRONG_INPUT: Final = {"malformed_request", "invalid_request", "reserved_claim", "invalid_policy"}
-"""The errors of the API that a command was given wrong options for; all others are of what it was to do."""
+WRONG_INPUT: Final = {"malformed_request", "invalid_request", "reserved_claim", "invalid_policy", "invalid_url"}
+"""The errors that a command was given wrong options for; all others are of what it was to do."""
 
 _URL_HELP = (
     "Ask the service at this address instead of the local keyring; its API key is the first of GUEST_API_KEYS(_FILE)."

@@ -393,7 +393,7 @@ def test_whatever_else_answers_is_reported_in_a_line(cli: Cli, command: tuple[st
 def test_what_is_no_address_is_said_in_a_line(cli: Cli, url: str) -> None:
     ended = cli("issue", "--url", url)
 
-    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (2, "", 1)
     assert "is not an address: it must begin with http:// or https:// and name a host" in ended.stderr
 
 
