@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
@@ -155,7 +156,8 @@ def revoke(load_settings: SettingsLoader, kid: str | None, before: str | None, a
         _report(settings, done, as_json=as_json, text=text, risk=_risk(settings.keys) if signed else None)
         return
     try:
-        time_s = int(datetime.now(UTC).timestamp() if before == "now" else parse_time(before or ""))
+        # Tokens have whole seconds: a part of one counts as a whole, or a guest from before the time would be left.
+        time_s = int(datetime.now(UTC).timestamp()) if before == "now" else math.ceil(parse_time(before or ""))
     except ValueError as error:
         raise click.UsageError(f"--before {error}") from error
     done = _run(settings, lambda admin: admin.revoke_before(time_s))

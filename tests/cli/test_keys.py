@@ -107,6 +107,7 @@ def test_revoking_the_key_that_signs_lets_another_sign(run: Run) -> None:
         ("2020-01-31T00:00:00Z", 1_580_428_800),
         ("2020-01-31T12:00:00+02:00", 1_580_464_800),
         ("1580428800", 1_580_428_800),
+        ("2020-01-31T00:00:00.1Z", 1_580_428_801),
     ],
 )
 def test_guests_from_before_a_time_are_revoked(run: Run, written: str, time_s: int) -> None:
