@@ -350,10 +350,14 @@ class RuleContext(msgspec.Struct, frozen=True):
         if rule.name == "deep":
             own = {} if session is MISSING else session
             fields = [{name: member for name, member in guest.items() if name not in names} for guest in guests]
+        if self.rule.keep == "newest":
+            # All have the latest moment before they merge: no rule takes it away, and none reports it as a conflict.
+            latest, *others = fields if session is MISSING else [own, *fields]
+            latest = with_later_moment(latest, others, self.rule.by)
+            own = own if session is MISSING else latest
+            fields = [with_later_moment(each, [latest], self.rule.by) for each in fields]
         noted = len(state.change_notes)
         folded = state.apply(place, rule, own, fields)
-        if self.rule.keep == "newest" and folded is not MISSING:
-            folded = with_later_moment(folded, fields, self.rule.by)
         if folded is MISSING or folded is session:
             return folded
         if session is MISSING:

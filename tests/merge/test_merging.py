@@ -755,6 +755,19 @@ def test_the_newest_come_first_and_stay(
     assert [each[3] for each in conflicts(merged) if each[0] == "/x"] == ([] if kept is None else [kept])
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"/at": "guest"}, {"/at": "session"}, {"/at": "drop"}, {"": "guest"}, {"": "session"}]
+)
+@pytest.mark.parametrize(("own", "theirs"), [(1, 5), (5, 1)])
+def test_of_the_newest_the_later_moment_counts_and_is_no_conflict(fields: JSON, own: int, theirs: int) -> None:
+    policy = {"rules": {"/x": newest("by_key", key="id", fields=fields)}}
+
+    merged = merge({"x": [{"id": 1, "at": own}]}, guest({"x": [{"id": 1, "at": theirs}]}), policy=policy)
+
+    assert merged.payload["x"] == [{"id": 1, "at": 5}]
+    assert conflicts(merged) == []
+
+
 def test_the_newest_of_many_guests_are_those_of_each_in_turn() -> None:
     policy = {"rules": {"/x": newest("by_key", key="id", limit=4)}}
     guests = [
