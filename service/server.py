@@ -6,7 +6,11 @@ import logging
 import os
 import signal
 import socket
+import struct
+import sys
+from array import array
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from functools import partial
 from typing import Final, cast
 
 import uvloop
@@ -26,6 +30,12 @@ SYSTEMD_FIRST_FD: Final = 3
 """Of the sockets that systemd passes (sd_listen_fds(3))."""
 BACKLOG: Final = 1_024
 """Connections that wait to be taken: a burst of that many is not refused while a worker is replaced."""
+_SO_ATTACH_FILTER: Final = 26
+_DROP_SYN: Final = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+)
+"""Of Linux (socket(7), bpf(2)): a filter of packets. It loads the flags of the TCP header; with SYN nothing passes."""
 
 
 class CannotListen(OSError):
@@ -90,14 +100,30 @@ def listen(hosts: Iterable[str], port: int) -> list[socket.socket]:
     return sockets
 
 
+def _turn_away(sockets: Iterable[socket.socket]) -> None:
+    """Lets no new connection into the queues of the sockets, which all processes share, while these are emptied.
+
+    One that came between the last look at a queue and the close of its socket would be reset. Its client tries again
+    within a second, and is refused then. Other systems than Linux have no such filters, nor has every sandbox.
+    """
+    program = array("B", _DROP_SYN)
+    instructions = struct.pack("HP", 4, program.buffer_info()[0])
+    for each in sockets if sys.platform == "linux" else ():
+        with contextlib.suppress(OSError):
+            each.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, instructions)
+
+
 def serve(
     settings: Settings,
     sockets: Sequence[socket.socket],
     *,
+    are_inherited: bool,
     ready: Callable[[int], None],
     reread: Callable[[], Settings],
 ) -> None:
     """Serves on the sockets until SIGTERM or SIGINT; `ready` is called with the port once connections are accepted.
+
+    Sockets that `are_inherited` stay open in another process, and take connections for the next one that serves.
 
     With several workers it ends by exiting, and SIGHUP replaces each of them under the settings that `reread` returns;
     sockets and the number of workers stay. Where these settings have faults or do not open the keyring, nothing is
@@ -111,11 +137,15 @@ def serve(
         ready(port)
         logger.info("serving", extra={"hosts": settings.hosts, "port": port, "workers": settings.workers})
 
+    is_alone = settings.workers == 1
+    own = () if are_inherited else sockets
+
     async def work(row: int, ended: asyncio.Event, ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, ended.set)
-        await _serve(Runner(make_app(current[0], shared=shared, row=row)), sockets, ended=ended, ready=ready)
+        runner = Runner(make_app(current[0], shared=shared, row=row))
+        await _serve(runner, sockets, ended=ended, ready=ready, closing=own if is_alone else ())
 
     async def work_alone() -> None:
         said = "a single worker is not restarted: SIGHUP is ignored"
@@ -137,18 +167,31 @@ def serve(
         logger.info("restarting the workers one by one")
         return True
 
-    if settings.workers == 1:
+    if is_alone:
         uvloop.run(work_alone())
         return
     # Imported here: a process that serves alone does not need gunicorn.
     from service.workers import Workers  # noqa: PLC0415
 
-    Workers(work, number=settings.workers, sockets=sockets, ready=announce, may_restart=may_restart).run()
+    Workers(
+        work,
+        number=settings.workers,
+        sockets=sockets,
+        ready=announce,
+        may_restart=may_restart,
+        close=partial(_turn_away, own),
+    ).run()
 
 
 async def _serve(
-    runner: Runner, sockets: Sequence[socket.socket], *, ended: asyncio.Event, ready: Callable[[], None]
+    runner: Runner,
+    sockets: Sequence[socket.socket],
+    *,
+    ended: asyncio.Event,
+    ready: Callable[[], None],
+    closing: Iterable[socket.socket],
 ) -> None:
+    """`closing` are those of the sockets that no other process goes on with."""
     await runner.setup()
     server = cast(web.Server, runner.server)
     try:
@@ -157,6 +200,7 @@ async def _serve(
         ready()
         await ended.wait()
         logger.info("ending: no new connections, requests under way are completed")
+        _turn_away(closing)
         runner.drain()
         for site in list(runner.sites):
             await site.stop()
@@ -169,6 +213,7 @@ async def _serve(
                     accepted.append(each.accept()[0])  # noqa: PERF401 - connections accepted before an error are kept
         for connection in accepted:
             await asyncio.get_running_loop().connect_accepted_socket(server, connection)
-        await asyncio.sleep(LAST_REQUESTS_S)
+        for _ in range(5):  # a process that got no processor meanwhile reads in each turn what has come
+            await asyncio.sleep(LAST_REQUESTS_S / 5)
     finally:
         await runner.cleanup()

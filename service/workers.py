@@ -89,8 +89,9 @@ class Workers(Arbiter):  # type: ignore[misc]
         sockets: Sequence[socket],
         ready: Callable[[], None],
         may_restart: Callable[[], bool],
+        close: Callable[[], None] = lambda: None,
     ) -> None:
-        """`ready` is called once all the first workers accept connections, `may_restart` on SIGHUP."""
+        """`ready` is called once all the first workers accept connections, `may_restart` on SIGHUP, `close` last."""
         config = Config()
         for name, value in {
             "workers": number,
@@ -107,7 +108,7 @@ class Workers(Arbiter):  # type: ignore[misc]
         super().__init__(SimpleNamespace(cfg=config, wsgi=lambda: work))
         self.LISTENERS = list(sockets)
         self.WORKERS: dict[int, _Worker] = {}
-        self._ready, self._may_restart = ready, may_restart
+        self._ready, self._may_restart, self._close = ready, may_restart, close
         self._announced = self._restart_asked = False
         self._outdated_age = 0
         self._next_start_at_s = 0.0
@@ -141,6 +142,11 @@ class Workers(Arbiter):  # type: ignore[misc]
             logger.error("a worker could not be started: %s", error.strerror)  # noqa: TRY400 - the reason says it all
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
+
+    def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's own signature
+        """Ends the workers, and the process after them."""
+        self._close()
+        super().stop(graceful)
 
     def take_row(self, _: Arbiter, worker: _Worker) -> None:
         """Gives the worker that is about to be forked the first row that is free."""

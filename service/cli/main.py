@@ -66,7 +66,8 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     for warning in settings_warnings(settings):
         logger.warning(warning)
     try:
-        sockets = server.inherited(os.environ, hosts=settings.hosts) or server.listen(settings.hosts, settings.port)
+        inherited = server.inherited(os.environ, hosts=settings.hosts)
+        sockets = inherited or server.listen(settings.hosts, settings.port)
     except ValueError as error:
         output.fail(f"Cannot listen: {error}.", output.USAGE)
     except server.CannotListen as error:
@@ -79,6 +80,7 @@ def serve(host: str | None, port: str | None, workers: str | None) -> None:
     server.serve(
         settings,
         sockets,
+        are_inherited=bool(inherited),
         ready=lambda bound: _welcome(settings, bound),
         reread=lambda: Settings.from_mapping({**os.environ, **overrides}),
     )
