@@ -107,6 +107,11 @@ func (s *service) lost(ctx context.Context, cause error) *Error {
 // follow passes the keys on every 5 s until ctx ends, and so finds out whether the service is there.
 func (s *service) follow(ctx context.Context, use func([]json.RawMessage) error) {
 	for {
+		if s.unavailable.Load() {
+			// The other connections may be as dead, as after a failover. Each would cost a timeout, and one of HTTP/2 would stay
+			// in use for a quarter of an hour.
+			s.http.CloseIdleConnections()
+		}
 		var set struct{ Keys []json.RawMessage }
 		_, err := s.send(ctx, http.MethodGet, jwksPath, nil, "", &set)
 		if err == nil {
