@@ -1,5 +1,4 @@
-import { decodeJwt } from "jose";
-import { type Claims, type GuestToken, isGuestClaims, isObject, newestOfFirstGuest } from "./claims.js";
+import { type GuestToken, isObject, newestOfFirstGuest, unverifiedClaims } from "./claims.js";
 import { type CookieSettings, cookieValues, expiredCookies, privateCacheControl } from "./cookies.js";
 import { GuestError } from "./errors.js";
 import type { JsonPatchOperation, MergePatch } from "./json.js";
@@ -376,15 +375,6 @@ export class Guest<P extends object = Record<string, unknown>> {
     const result = this.#lastChange.then(change);
     this.#lastChange = result.catch(() => undefined);
     return result;
-  }
-}
-
-function unverifiedClaims(token: string): Claims | null {
-  try {
-    const claims: unknown = decodeJwt(token);
-    return isGuestClaims(claims) ? claims : null;
-  } catch {
-    return null;
   }
 }
 

@@ -1,7 +1,7 @@
 // The guest-sessions service as a client sees it: its keys, which are followed, and its answers.
 
-import { createLocalJWKSet, decodeJwt, decodeProtectedHeader, errors, jwtVerify, type JSONWebKeySet } from "jose";
-import { type Claims, isGuestClaims, isObject } from "./claims.js";
+import { createLocalJWKSet, decodeProtectedHeader, errors, jwtVerify, type JSONWebKeySet } from "jose";
+import { type Claims, isGuestClaims, isObject, unverifiedClaims } from "./claims.js";
 import { GuestError } from "./errors.js";
 
 const TIMEOUT_MS = 3_000;
@@ -9,6 +9,7 @@ const KEYS_EVERY_MS = 5_000;
 const UNAVAILABLE_RETRY_MS = 1_000;
 // A process that was frozen, as serverless ones are between requests, has older keys than this when it goes on.
 const MAX_KEYS_AGE_MS = 60_000;
+const MAX_ANSWER_BYTES = 4 * 2 ** 20; // a merge's answer holds the session and its conflicts
 
 export interface ServiceSettings {
   readonly url: string;
@@ -69,8 +70,8 @@ export class Service {
     try {
       const { body } = await this.ask("/v1/verify", { token });
       if (body.active !== true) return body.active === false ? null : undefined;
-      const claims = decodeJwt(token);
-      return isGuestClaims(claims) && this.accepts(claims.iss) ? claims : null;
+      const claims = unverifiedClaims(token);
+      return claims && this.accepts(claims.iss) ? claims : null;
     } catch (error) {
       this.report(error, "a guest could not be read");
       return undefined;
@@ -102,7 +103,11 @@ export class Service {
   }
 
   warn(message: string): void {
-    this.#settings.warn(`guest-sessions: ${message}`);
+    try {
+      this.#settings.warn(`guest-sessions: ${message}`);
+    } catch {
+      // A log that fails must neither fail a request nor, beside the requests, end the process.
+    }
   }
 
   /** The error for an answer that no guest-sessions gives, or for none at all. */
@@ -123,7 +128,7 @@ export class Service {
       // the signal then as soon as it collects garbage (nodejs/undici#4627), and waits for a slow answer for ever.
       const options = { ...init, signal, cache: "no-store", redirect: "manual" } as const;
       response = await fetch(this.#settings.url + path, options);
-      body = await response.json();
+      body = JSON.parse(await textOf(response));
     } catch (error) {
       const { name, message, cause } = error as Error;
       const reason = cause instanceof Error ? `${message}: ${cause.message}` : message;
@@ -156,9 +161,26 @@ export class Service {
 
   #fetchKeysIn(delayMs: number): void {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#fetchKeys(), delayMs);
+    // Held weakly: of the instances that a development server makes, with each change of a file, all but the last end.
+    const weak = new WeakRef(this);
+    this.#timer = setTimeout(() => {
+      const service = weak.deref();
+      if (service) void service.#fetchKeys();
+    }, delayMs);
     this.#timer.unref?.(); // keeps no process alive; other runtimes than Node have numbers here
   }
+}
+
+/** The text of a response, which is given up where it is longer than the service's are. */
+async function textOf({ body }: Response): Promise<string> {
+  const decoder = new TextDecoder();
+  let [text, bytes] = ["", 0];
+  for await (const chunk of body ?? []) {
+    bytes += chunk.length;
+    if (bytes > MAX_ANSWER_BYTES) throw new RangeError("the response is too long");
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text + decoder.decode();
 }
 
 /** The `typ` of a token, so that an application's own Bearer tokens are not taken to the service. */

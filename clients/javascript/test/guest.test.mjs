@@ -15,6 +15,21 @@ import { ISSUER, page, startService, tokenSet } from "./service.mjs";
 
 const request = (headers = {}, method = "GET") => new Request("http://shop.example/", { method, headers });
 
+async function listening(t, server) {
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close().closeAllConnections());
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
+async function until(holds) {
+  while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
+function exposedGarbageCollector() {
+  setFlagsFromString("--expose-gc");
+  return runInNewContext("gc");
+}
+
 async function started(t, settings = {}) {
   const service = await startService(t);
   const warnings = [];
@@ -164,8 +179,7 @@ test("a login goes through without the service, and says why nothing was merged"
 });
 
 test("a service that answers byte by byte holds nobody up, whatever garbage is collected", { timeout: 20_000 }, async (t) => {
-  setFlagsFromString("--expose-gc");
-  const collectGarbage = runInNewContext("gc");
+  const collectGarbage = exposedGarbageCollector();
   const slow = createServer((_, res) => {
     const writing = setInterval(() => res.write(" "), 50);
     res.on("close", () => clearInterval(writing));
@@ -181,6 +195,62 @@ test("a service that answers byte by byte holds nobody up, whatever garbage is c
   const guest = await guests.open(request(page()));
   assert.equal(guest.id, null);
   assert.match(warnings[0], /TimeoutError/);
+});
+
+test("an endless answer does not fill the memory", async (t) => {
+  let sent = 0;
+  const endless = createServer((_, res) => {
+    const write = () => {
+      while (!res.destroyed && res.write(" ".repeat(65_536))) sent += 65_536;
+    };
+    res.on("drain", write);
+    write();
+  });
+  const url = await listening(t, endless);
+  const warnings = [];
+  const guest = await new GuestSessions({ url, issuer: ISSUER, warn: (text) => warnings.push(text) }).open(request(page()));
+  assert.equal(guest.id, null);
+  assert.match(warnings[0], /too long/);
+  assert.ok(sent < 64 * 2 ** 20);
+});
+
+test("a log that fails neither fails a request nor ends the process", async (t) => {
+  const unhandled = [];
+  const note = (error) => unhandled.push(error);
+  process.on("unhandledRejection", note);
+  t.after(() => process.off("unhandledRejection", note));
+  let asked = 0;
+  const failing = createServer((_, res) => {
+    asked += 1;
+    res.writeHead(500).end();
+  });
+  const url = await listening(t, failing);
+  const warn = () => {
+    throw new Error("the disk is full");
+  };
+  const guest = await new GuestSessions({ url, issuer: ISSUER, warn }).open(request(page()));
+  await until(() => asked > 1); // it is looked for again, beside the requests
+  assert.equal(guest.id, null);
+  assert.deepEqual(unhandled, []);
+});
+
+test("nothing follows the keys for an instance that nobody has any more", { timeout: 20_000 }, async (t) => {
+  const collectGarbage = exposedGarbageCollector();
+  let asked = 0;
+  const failing = createServer((_, res) => {
+    asked += 1;
+    res.writeHead(500).end();
+  });
+  const url = await listening(t, failing);
+  for (let instance = 0; instance < 20; instance += 1) {
+    await new GuestSessions({ url, issuer: ISSUER, warn() {} }).open(request());
+  }
+  await until(async () => {
+    collectGarbage();
+    const before = asked;
+    await new Promise((resolve) => setTimeout(resolve, 1_100)); // each would ask every second
+    return asked === before;
+  });
 });
 
 for (const status of [302, 307, 308]) {
