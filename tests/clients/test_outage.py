@@ -123,6 +123,21 @@ def test_a_service_that_answers_byte_by_byte_holds_nobody_up(app: Stage) -> None
     assert app.seconds_for(NAVIGATION) < 10
 
 
+@pytest.mark.core
+def test_a_service_that_answers_header_by_header_holds_nobody_up(app: Stage) -> None:
+    app.front.state = "header by header"
+    assert app.seconds_for(NAVIGATION) < 10
+
+
+@pytest.mark.core
+def test_an_endless_answer_does_not_fill_the_memory(app: Stage) -> None:
+    """Clients take 4 MiB; the rest is on its way in the buffers of both sides."""
+    app.front.state = "endless"
+    app.get(NAVIGATION)
+    wait_until(lambda: "unavailable" in app.log, what="the outage was noticed")
+    assert 0 < app.front.longest_answer_bytes < 32 << 20
+
+
 def test_strangers_at_a_silent_service_do_not_queue_up(stages: Stages) -> None:
     """Keys that nobody has, and none known yet: all wait together, not one after the other, for 36 s."""
     app = stages(state="silent")

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import json
 import pickle
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import httpx
 import msgspec
 import pydantic
 import pytest
-from guest_sessions import AsyncGuest, GuestError
+from guest_sessions import AsyncGuest, GuestError, HandOver
 from guest_sessions.asgi import GuestSessions
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -26,8 +27,9 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
 
 from tests.clients.stage import staged
+from tests.gateways.front import Front, front
 from tests.gateways.guest_service import ISSUER, GuestService, guest_service
-from tests.gateways.processes import send
+from tests.gateways.processes import send, wait_until
 
 NAVIGATION = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 
@@ -155,6 +157,68 @@ def test_the_client_outlives_its_event_loop(service: GuestService) -> None:
         return response
 
     assert all("Set-Cookie" in asyncio.run(page()).headers for _ in range(2))
+
+
+def test_an_event_loop_that_ends_closes_its_connections(service: GuestService) -> None:
+    """Under WSGI each asynchronous view runs in one of its own."""
+    sessions = GuestSessions(f"http://{service.address}", issuer=ISSUER)
+    transport = httpx.ASGITransport(shop(sessions))
+
+    async def page() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            assert "Set-Cookie" in (await client.get("/", headers=NAVIGATION)).headers
+
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    asyncio.run(page())
+    before = open_files()
+    for _ in range(10):
+        asyncio.run(page())
+    assert open_files() < before + 5  # the thread that follows the keys may have one more
+    asyncio.run(sessions.close())
+
+
+TOKEN_OBJECT = {"token": "x", "subject": "G-1", "version": 1, "issued_at": 1, "first_issued_at": 1, "payload": {}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"token": 1}, {"subject": None}, {"version": "1"}, {"issued_at": None}, {"first_issued_at": {}}, {"payload": []}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_response_with_members_of_other_types_is_an_outage(service: GuestService, wrong: dict[str, Any]) -> None:
+    with front(service) as before, TestClient(shop(GuestSessions(before.url, issuer=ISSUER))) as client:
+        client.get("/")
+        wait_until(lambda: before.asked, what="the keys were fetched")
+        before.state = json.dumps(TOKEN_OBJECT | wrong)
+        response = client.get("/", headers=NAVIGATION)
+        assert "/v1/issue" in before.asked
+    assert (response.json()["id"], response.headers.get("Set-Cookie")) == (None, None)
+
+
+@pytest.mark.parametrize("payload", [None, [], "x"], ids=repr)
+def test_a_merge_without_a_session_leaves_the_session(service: GuestService, payload: Any) -> None:
+    async def hand_over(sessions: GuestSessions[Any], before: Front) -> HandOver:
+        result: list[HandOver] = []
+
+        async def login(request: Request) -> JSONResponse:
+            report = {"merged": True, "guests": [], "skipped": [], "conflicts": [], "next": None}
+            before.state = json.dumps(report | {"payload": payload})
+            result.append(await sessions.guest(request).hand_over({"name": "Ada"}, tokens=["x"]))
+            return JSONResponse({})
+
+        app = Starlette(routes=[Route("/", login)], middleware=[Middleware(sessions.middleware)])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
+            await client.get("/")
+        await sessions.close()
+        return result[0]
+
+    with front(service) as before:
+        result = asyncio.run(hand_over(GuestSessions(before.url, issuer=ISSUER), before))
+    assert (result.payload, result.merged) == ({"name": "Ada"}, False)
+    assert result.error is not None
+    assert result.error.code == "unavailable"
 
 
 def test_one_thread_follows_the_keys_until_the_application_ends(service: GuestService) -> None:

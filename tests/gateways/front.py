@@ -28,7 +28,8 @@ class Request:
 class Front(http.server.ThreadingHTTPServer):
     """What stands before the service.
 
-    `state`: `open` hands requests on, with a cookie of its own added; `silent` and `byte by byte` never come to an end;
+    `state`: `open` hands requests on, with a cookie of its own added; `silent`, `byte by byte`, `header by header` and
+    `endless` never come to an end;
     `bad gateway` answers with a page of HTML; `losing` hands changes on and closes the connection instead of answering;
     any JSON is itself the answer.
     """
@@ -44,6 +45,8 @@ class Front(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.cookies: list[str] = []
         self.requests: list[Request] = []
+        self.longest_answer_bytes = 0
+        """Of those that never come to an end, as far as the other side took it."""
 
     @property
     def state(self) -> str:
@@ -71,14 +74,9 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
         self.server.cookies += self.headers.get_all("Cookie", [])
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.requests.append(Request(self.path, headers, body))
-        if state == "silent":
-            woken.wait()
-        elif state == "byte by byte":
-            self.send_response(200)
-            self.end_headers()
+        if state in {"silent", "byte by byte", "header by header", "endless"}:
             with contextlib.suppress(OSError):  # the other side has gone
-                while not woken.wait(1):
-                    self.wfile.write(b" ")
+                self.respond_for_ever(state, woken)
         elif state == "bad gateway":
             self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
         elif state.startswith("{"):
@@ -95,6 +93,20 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
                 return
             kept = [(name, value) for name, value in answer.getheaders() if name in {"Content-Type", "Set-Cookie"}]
             self.answer(answer.status, [*kept, ("Set-Cookie", "balancer=1; Path=/")], content)
+
+    def respond_for_ever(self, state: str, woken: threading.Event) -> None:
+        if state == "silent":
+            woken.wait()
+            return
+        self.send_response_only(200)
+        if state != "header by header":
+            self.end_headers()
+        self.flush_headers()
+        piece = {"byte by byte": b" ", "header by header": b"X-Filler: 1\r\n", "endless": b" " * 65_536}[state]
+        sent_bytes = 0
+        while not woken.wait(0 if state == "endless" else 1):
+            sent_bytes += self.wfile.write(piece)
+            self.server.longest_answer_bytes = max(sent_bytes, self.server.longest_answer_bytes)
 
     def do_POST(self) -> None:
         self.do_GET()

@@ -8,13 +8,15 @@ it again.
 import asyncio
 import json
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final
-from weakref import WeakKeyDictionary
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -23,9 +25,12 @@ from guest_sessions._tokens import Verifier
 
 logger = logging.getLogger("guest_sessions")
 
+T = TypeVar("T")
+
 TIMEOUT_S: Final = 3
 FOLLOW_EVERY_S: Final = 5
 LOOK_AGAIN_EVERY_S: Final = 1
+MAX_ANSWER_BYTES: Final = 4 << 20  # a merge's response holds the session and its conflicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,9 @@ class Answer:
     set_cookies: list[str]
 
 
+_Connections = AsyncGenerator[httpx.AsyncClient, None]
+
+
 class Service:
     """One guest-sessions service, as all requests of this process see it."""
 
@@ -44,11 +52,14 @@ class Service:
         if not all("!" <= character <= "~" for character in key):
             raise ValueError("api_key has characters that no header can carry")
         self._url = url.rstrip("/")
-        self._headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
+        # Compressed, a small response could fill the memory.
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        self._headers |= {"X-API-Key": key} if key else {}
         self._verifier = verifier
         self._available = True
         self._http: httpx.Client
-        self._async_http: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._tls = httpx.create_ssl_context()  # once, since it reads all certificates of the authorities
+        self._async_http: dict[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, _Connections]] = {}
         self._follower: threading.Thread | None = None
         self._starting = threading.Lock()
         self._look = threading.Event()
@@ -64,7 +75,7 @@ class Service:
         with self._starting:
             if self._follower is None or not self._follower.is_alive() or self._closed.is_set():
                 self._closed = threading.Event()
-                self._http = httpx.Client(headers=self._headers, timeout=TIMEOUT_S, cookies=_no_cookies())
+                self._http = httpx.Client(headers=self._headers, verify=self._tls, cookies=_no_cookies())
                 self._follower = threading.Thread(
                     target=self._follow, args=(self._http, self._closed), name="guest-sessions-keys", daemon=True
                 )
@@ -74,43 +85,82 @@ class Service:
         """Ends the thread and this event loop's connections; a later request starts again."""
         self._closed.set()
         self._look.set()
-        if client := self._async_http.pop(asyncio.get_running_loop(), None):
-            await client.aclose()
+        if opened := self._async_http.get(asyncio.get_running_loop()):
+            await opened[1].aclose()
 
     async def post(self, path: str, body: Mapping[str, Any], guest_id: str | None) -> Answer:
         """Posts the JSON object; raises GuestError, and TypeError or ValueError for a value that is not JSON."""
         content = json.dumps(body).encode()
         self._require_available()
-        loop = asyncio.get_running_loop()
-        http = self._async_http.get(loop)
-        if http is None:
-            http = httpx.AsyncClient(headers=self._headers, timeout=TIMEOUT_S, cookies=_no_cookies())
-            self._async_http[loop] = http
+        http = await self._http_of_loop()
+        answer = bytearray()
         try:
-            async with asyncio.timeout(TIMEOUT_S):  # httpx measures each read by itself
-                response = await http.post(self._url + path, content=content, headers=_routing(guest_id))
+            async with (
+                asyncio.timeout(TIMEOUT_S),  # httpx measures each read by itself
+                http.stream("POST", self._url + path, content=content, headers=_routing(guest_id)) as response,
+            ):
+                async for chunk in response.aiter_raw():
+                    answer += chunk
+                    if len(answer) > MAX_ANSWER_BYTES:
+                        break
         except (httpx.HTTPError, TimeoutError) as error:
             raise self.found_unavailable(_reason(error)) from error
-        return self._answer(response, response.content)
+        return self._answer(response, answer)
+
+    async def _http_of_loop(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if loop not in self._async_http:
+            for ended in filter(asyncio.AbstractEventLoop.is_closed, list(self._async_http)):
+                self._async_http.pop(ended, None)
+            connections = self._connections(loop)
+            self._async_http[loop] = await anext(connections), connections
+        return self._async_http[loop][0]
+
+    async def _connections(self, loop: asyncio.AbstractEventLoop) -> _Connections:
+        """A generator, which an event loop closes as it ends: under WSGI each asynchronous view has its own loop."""
+        try:
+            async with httpx.AsyncClient(
+                headers=self._headers, timeout=TIMEOUT_S, verify=self._tls, cookies=_no_cookies()
+            ) as http:
+                yield http
+        finally:
+            self._async_http.pop(loop, None)
 
     async def post_blocking(self, path: str, body: Mapping[str, Any], guest_id: str | None) -> Answer:
         """Posts like `post` and blocks meanwhile: this coroutine never suspends."""
         content = json.dumps(body).encode()
         self._require_available()
-        return self._exchange_blocking(self._http, "POST", path, content, guest_id)
+        exchange: Future[Answer] = Future()
+        arguments = (exchange, self._exchange_blocking, self._http, "POST", path, content, guest_id)
+        # In a thread, since nothing else ends the wait for a name server, of a minute in Kubernetes.
+        threading.Thread(target=copy_context().run, args=(_fulfil, *arguments), daemon=True).start()
+        try:
+            return exchange.result(TIMEOUT_S)
+        except TimeoutError as error:
+            raise self.found_unavailable(_reason(error)) from error
 
     def _exchange_blocking(
         self, http: httpx.Client, method: str, path: str, content: bytes | None, guest_id: str | None
     ) -> Answer:
-        deadline_s = time.monotonic() + TIMEOUT_S
+        answer = bytearray()
+        timeouts = dict.fromkeys(("connect", "read", "write"), _TimeLeft()) | {"pool": TIMEOUT_S}
         try:
-            with http.stream(method, self._url + path, content=content, headers=_routing(guest_id)) as response:
-                body = b"".join(_in_time(response.iter_bytes(), deadline_s))
+            with http.stream(
+                method,
+                self._url + path,
+                content=content,
+                headers=_routing(guest_id),
+                extensions={"timeout": timeouts},
+            ) as response:
+                for chunk in response.iter_raw():
+                    answer += chunk
+                    if len(answer) > MAX_ANSWER_BYTES:
+                        break
         except (httpx.HTTPError, TimeoutError) as error:
             raise self.found_unavailable(_reason(error)) from error
-        return self._answer(response, body)
+        return self._answer(response, answer)
 
-    def _answer(self, response: httpx.Response, content: bytes) -> Answer:
+    def _answer(self, response: httpx.Response, content: bytearray) -> Answer:
         try:
             body = json.loads(content)
         except (ValueError, RecursionError):
@@ -156,11 +206,32 @@ class Service:
         self._available = True
 
 
-def _in_time(chunks: Iterator[bytes], deadline_s: float) -> Iterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-        if time.monotonic() > deadline_s:  # httpx measures each read by itself
+def _fulfil(future: Future[T], call: Callable[..., T], *arguments: object) -> None:
+    try:
+        future.set_result(call(*arguments))
+    except BaseException as error:  # noqa: BLE001  (it is raised where the result is asked for)
+        future.set_exception(error)
+
+
+class _TimeLeft:
+    """The timeout of a socket that is set again before each operation: what is left until one deadline for all.
+
+    httpx gives each address, write and read its timeout alone. Whoever sends a header line every two seconds, or a
+    response of status 103, would have a visitor wait for ever. In whole seconds, since no other number is looked at
+    that late.
+    """
+
+    def __init__(self) -> None:
+        self._deadline_s = time.monotonic() + TIMEOUT_S
+
+    def __index__(self) -> int:
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:
             raise TimeoutError("the response did not end in time")
+        return math.ceil(left_s)
+
+    def __float__(self) -> float:  # which gevent's sockets take
+        return float(self.__index__())
 
 
 def _no_cookies() -> CookieJar:

@@ -25,9 +25,16 @@ class Token:
     first_issued_at: int
     payload: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        """Raises TypeError for members that no guest token has."""
+        texts, numbers = (self.raw, self.subject), (self.version, self.issued_at, self.first_issued_at)
+        are_texts, are_numbers = (isinstance(each, str) for each in texts), (isinstance(each, int) for each in numbers)
+        if not (all(are_texts) and all(are_numbers) and isinstance(self.payload, dict)):
+            raise TypeError("not the members of a guest token")
+
     @classmethod
     def of_object(cls, token_object: Mapping[str, Any], raw: str) -> "Token":
-        """From the members of the service's token object. Raises KeyError where one is missing."""
+        """From the members of the service's token object. Raises KeyError where one is missing, TypeError if wrong."""
         return cls(
             raw=raw,
             subject=token_object["subject"],
@@ -75,8 +82,8 @@ class Verifier:
 
     def verify(self, raw: str) -> Token | UnknownKey | None:
         """Checks `typ`, the signature, `iss` and `exp` (RFC 7519); None for a bad token."""
-        # ValueError: text that is not ASCII. RecursionError: a header of nested lists.
-        with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError):
+        # ValueError: text that is not ASCII. RecursionError: a header of nested lists. The others: no guest's claims.
+        with contextlib.suppress(jwt.PyJWTError, ValueError, RecursionError, KeyError, TypeError):
             header = jwt.get_unverified_header(raw)
             if header.get("typ") != "guest+jwt":
                 return None

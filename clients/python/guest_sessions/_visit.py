@@ -211,7 +211,7 @@ class Visit(Generic[P]):
         try:
             self._require_unbegun()
             answer = await post("/v1/merge", body, self.token.subject if self.token else None)
-            if not answer.body.keys() >= _REPORT:
+            if not (answer.body.keys() >= _REPORT and isinstance(answer.body["payload"], dict)):
                 raise self._no_answer()
             result = HandOver(**{name: answer.body[name] for name in _REPORT})
             if (own or unread) and not options.get("dry_run"):
