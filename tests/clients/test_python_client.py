@@ -179,6 +179,31 @@ def test_an_event_loop_that_ends_closes_its_connections(service: GuestService) -
     asyncio.run(sessions.close())
 
 
+def test_a_visitor_who_leaves_does_not_cancel_the_exchange(service: GuestService) -> None:
+    """httpx may never free the place in its pool of a request that is cancelled, and there are 100."""
+
+    async def leave(before: Front) -> asyncio.Task[Any]:
+        sessions = GuestSessions(before.url, issuer=ISSUER)
+        transport = httpx.ASGITransport(shop(sessions))
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            await client.get("/")
+            await asyncio.to_thread(wait_until, lambda: before.asked, what="the keys were fetched")
+            before.state = "silent"
+            visit = asyncio.create_task(client.get("/", headers=NAVIGATION))
+            await asyncio.to_thread(wait_until, lambda: "/v1/issue" in before.asked, what="the service was asked")
+            visit.cancel()
+            await asyncio.wait([visit])
+            [exchange] = asyncio.all_tasks() - {asyncio.current_task()}
+            before.state = "open"
+            await asyncio.wait([exchange])
+            await sessions.close()
+        return exchange
+
+    with front(service) as before:
+        exchange = asyncio.run(leave(before))
+    assert not exchange.cancelled()
+
+
 TOKEN_OBJECT = {"token": "x", "subject": "G-1", "version": 1, "issued_at": 1, "first_issued_at": 1, "payload": {}}
 
 

@@ -60,6 +60,7 @@ class Service:
         self._http: httpx.Client
         self._tls = httpx.create_ssl_context()  # once, since it reads all certificates of the authorities
         self._async_http: dict[asyncio.AbstractEventLoop, tuple[httpx.AsyncClient, _Connections]] = {}
+        self._exchanges: set[asyncio.Task[Answer]] = set()
         self._follower: threading.Thread | None = None
         self._starting = threading.Lock()
         self._look = threading.Event()
@@ -85,13 +86,25 @@ class Service:
         """Ends the thread and this event loop's connections; a later request starts again."""
         self._closed.set()
         self._look.set()
-        if opened := self._async_http.get(asyncio.get_running_loop()):
-            await opened[1].aclose()
+        await self._close_connections()
 
     async def post(self, path: str, body: Mapping[str, Any], guest_id: str | None) -> Answer:
         """Posts the JSON object; raises GuestError, and TypeError or ValueError for a value that is not JSON."""
         content = json.dumps(body).encode()
         self._require_available()
+        # A request that is cancelled may hold its place in httpx' pool for ever. So none is when its visitor goes, and
+        # the deadline ends the pool, too.
+        exchange = asyncio.create_task(self._exchange(path, content, guest_id))
+        self._exchanges.add(exchange)  # event loops hold their tasks weakly
+        exchange.add_done_callback(self._ended)
+        return await asyncio.shield(exchange)
+
+    def _ended(self, exchange: asyncio.Task[Answer]) -> None:
+        self._exchanges.discard(exchange)
+        if not exchange.cancelled():
+            exchange.exception()  # without a visitor nobody else retrieves it
+
+    async def _exchange(self, path: str, content: bytes, guest_id: str | None) -> Answer:
         http = await self._http_of_loop()
         answer = bytearray()
         try:
@@ -103,28 +116,35 @@ class Service:
                     answer += chunk
                     if len(answer) > MAX_ANSWER_BYTES:
                         break
-        except (httpx.HTTPError, TimeoutError) as error:
+        except httpx.HTTPError as error:
+            raise self.found_unavailable(_reason(error)) from error
+        except TimeoutError as error:
+            if self._async_http.get(asyncio.get_running_loop(), (None,))[0] is http:
+                await self._close_connections()
             raise self.found_unavailable(_reason(error)) from error
         return self._answer(response, answer)
 
+    async def _close_connections(self) -> None:
+        if opened := self._async_http.pop(asyncio.get_running_loop(), None):
+            await opened[1].aclose()
+
     async def _http_of_loop(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
-        if loop not in self._async_http:
-            for ended in filter(asyncio.AbstractEventLoop.is_closed, list(self._async_http)):
+        opened = self._async_http.get(loop)
+        if opened is None or opened[0].is_closed:
+            for ended in [each for each in list(self._async_http) if each.is_closed()]:
                 self._async_http.pop(ended, None)
-            connections = self._connections(loop)
-            self._async_http[loop] = await anext(connections), connections
-        return self._async_http[loop][0]
+            connections = self._connections()
+            opened = await anext(connections), connections
+            self._async_http[loop] = opened
+        return opened[0]
 
-    async def _connections(self, loop: asyncio.AbstractEventLoop) -> _Connections:
+    async def _connections(self) -> _Connections:
         """A generator, which an event loop closes as it ends: under WSGI each asynchronous view has its own loop."""
-        try:
-            async with httpx.AsyncClient(
-                headers=self._headers, timeout=TIMEOUT_S, verify=self._tls, cookies=_no_cookies()
-            ) as http:
-                yield http
-        finally:
-            self._async_http.pop(loop, None)
+        async with httpx.AsyncClient(
+            headers=self._headers, timeout=TIMEOUT_S, verify=self._tls, cookies=_no_cookies()
+        ) as http:
+            yield http
 
     async def post_blocking(self, path: str, body: Mapping[str, Any], guest_id: str | None) -> Answer:
         """Posts like `post` and blocks meanwhile: this coroutine never suspends."""
