@@ -9,6 +9,7 @@ const KEYS_EVERY_MS = 5_000;
 const UNAVAILABLE_RETRY_MS = 1_000;
 // A process that was frozen, as serverless ones are between requests, has older keys than this when it goes on.
 const MAX_KEYS_AGE_MS = 60_000;
+const PAUSE_MS = 1_000;
 const MAX_ANSWER_BYTES = 4 * 2 ** 20; // a merge's answer holds the session and its conflicts
 
 export interface ServiceSettings {
@@ -37,6 +38,7 @@ export class Service {
   readonly #settings: ServiceSettings;
   #keys = createLocalJWKSet({ keys: [] });
   #askedForKeysAt = -Infinity;
+  #fetchedAt = -Infinity;
   #fetchingKeys: Promise<void> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #available = true;
@@ -123,6 +125,11 @@ export class Service {
   async #fetch(path: string, init: RequestInit, signal: AbortSignal = deadline()): Promise<Answer> {
     let response: Response | undefined;
     let body: unknown;
+    // A process that was frozen, as serverless ones are between requests, would send this over a connection that was closed
+    // in the meantime. It sees that within a turn of the event loop; a first timer may be due before it.
+    const isAfterAPause = Date.now() - this.#fetchedAt > PAUSE_MS;
+    for (let turn = 0; isAfterAPause && turn < 2; turn += 1) await new Promise((resolve) => setTimeout(resolve));
+    this.#fetchedAt = Date.now();
     try {
       // Next.js would cache; and a redirect would take the API key along. It is not "error", since Node before 24 forgets
       // the signal then as soon as it collects garbage (nodejs/undici#4627), and waits for a slow answer for ever.

@@ -1,10 +1,12 @@
 // A request's guest, and how each framework's responses carry its cookie; the service is a double.
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { readdir, readFile } from "node:fs/promises";
 import { createServer, get } from "node:http";
 import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { Worker } from "node:worker_threads";
 import express from "express";
 import Fastify from "fastify";
 import { Hono } from "hono";
@@ -212,6 +214,35 @@ test("an endless answer does not fill the memory", async (t) => {
   assert.equal(guest.id, null);
   assert.match(warnings[0], /too long/);
   assert.ok(sent < 64 * 2 ** 20);
+});
+
+test("connections that were closed while the process was frozen are no outage", async (t) => {
+  const answers = `
+    const { createServer } = require("node:http");
+    const { parentPort, workerData } = require("node:worker_threads");
+    const server = createServer((req, res) => {
+      const key = workerData.find(([path]) => path === req.url);
+      req.resume().on("end", () => res.writeHead(200, { Connection: "keep-alive", ...key[1] }).end(key[2]));
+    });
+    Object.assign(server, { keepAliveTimeout: 100, keepAliveTimeoutBuffer: 0 });
+    server.listen(0, "127.0.0.1", () => parentPort.postMessage(server.address().port));
+  `;
+  const service = await startService(t);
+  const token = await service.issue();
+  const keys = await (await fetch(`${service.url}/.well-known/jwks.json`)).text();
+  const workerData = [
+    ["/.well-known/jwks.json", {}, keys],
+    ["/v1/issue", { "Set-Cookie": `__Host-guest=${token}` }, JSON.stringify({ token })],
+  ];
+  const worker = new Worker(answers, { eval: true, workerData });
+  t.after(() => worker.terminate());
+  const [port] = await once(worker, "message");
+  const warnings = [];
+  const guests = new GuestSessions({ url: `http://127.0.0.1:${port}`, issuer: ISSUER, warn: (text) => warnings.push(text) });
+  assert.ok((await guests.open(request(page()))).id);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500); // the worker closes, and nothing runs here
+  assert.ok((await guests.open(request(page()))).id);
+  assert.deepEqual(warnings, []);
 });
 
 test("a log that fails neither fails a request nor ends the process", async (t) => {
