@@ -100,8 +100,12 @@ class Stage:
         return [path for path in self.front.asked if path != KEYS]
 
     def reopen(self) -> None:
-        """Returns once newcomers get a guest again."""
+        """Returns once newcomers get a guest again, and no request from before can fail any more."""
+        fails = KEYS in self.front.hanging  # now, which the application notices somewhat later, and asks again
         self.front.state = "open"
+        asked = self.front.asked.count(KEYS)
+        if fails:
+            wait_until(lambda: self.front.asked.count(KEYS) > asked, what="the keys are asked for again")
         wait_until(lambda: guest_cookies(self.get(NAVIGATION)), what="the service is found available again")
 
 

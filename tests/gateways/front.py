@@ -45,6 +45,8 @@ class Front(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.cookies: list[str] = []
         self.requests: list[Request] = []
+        self.hanging: list[str] = []
+        """The paths of requests that get no response in this state, whether or not the other side still waits."""
         self.longest_answer_bytes = 0
         """Of those that never come to an end, as far as the other side took it."""
 
@@ -75,8 +77,10 @@ class FrontHandler(http.server.BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.requests.append(Request(self.path, headers, body))
         if state in {"silent", "byte by byte", "header by header", "endless"}:
+            self.server.hanging.append(self.path)
             with contextlib.suppress(OSError):  # the other side has gone
                 self.respond_for_ever(state, woken)
+            self.server.hanging.remove(self.path)
         elif state == "bad gateway":
             self.answer(502, [("Content-Type", "text/html")], b"<h1>Bad Gateway</h1>")
         elif state.startswith("{"):
