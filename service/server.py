@@ -100,7 +100,7 @@ def listen(hosts: Iterable[str], port: int) -> list[socket.socket]:
     return sockets
 
 
-def _turn_away(sockets: Iterable[socket.socket]) -> None:
+def turn_away(sockets: Iterable[socket.socket]) -> None:
     """Lets no new connection into the queues of the sockets, which all processes share, while these are emptied.
 
     One that came between the last look at a queue and the close of its socket would be reset. Its client tries again
@@ -179,7 +179,7 @@ def serve(
         sockets=sockets,
         ready=announce,
         may_restart=may_restart,
-        close=partial(_turn_away, own),
+        close=partial(turn_away, own),
     ).run()
 
 
@@ -200,7 +200,7 @@ async def _serve(
         ready()
         await ended.wait()
         logger.info("ending: no new connections, requests under way are completed")
-        _turn_away(closing)
+        turn_away(closing)
         runner.drain()
         for site in list(runner.sites):
             await site.stop()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.server import CannotListen, listen
+from service.server import CannotListen, listen, turn_away
 from tests.ports import free_port
 from tests.processes import SERVE, environment, running, until
 
@@ -207,3 +207,18 @@ def test_a_socket_of_systemd_does_not_widen_who_is_reached(tmp_path: Path) -> No
 
     assert process.returncode == 2
     assert b"GUEST_HOST must be that address" in complaint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such filters")
+def test_new_connections_are_kept_out_while_a_queue_is_emptied() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as early:
+        turn_away([listener])
+
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname(), timeout=0.2)
+        with listener.accept()[0] as accepted:
+            early.sendall(b"x")
+            assert accepted.recv(1) == b"x"
+        listener.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        with pytest.raises(BlockingIOError):
+            listener.accept()
