@@ -13,15 +13,9 @@ import { Hono } from "hono";
 import { GuestError, GuestSessions } from "guest-sessions";
 import { guestSessions as forExpress } from "guest-sessions/express";
 import { guestSessions as forFastify } from "guest-sessions/fastify";
-import { ISSUER, page, startService, tokenSet } from "./service.mjs";
+import { ISSUER, listening, page, startService, tokenSet } from "./service.mjs";
 
 const request = (headers = {}, method = "GET") => new Request("http://shop.example/", { method, headers });
-
-async function listening(t, server) {
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  t.after(() => server.close().closeAllConnections());
-  return `http://127.0.0.1:${server.address().port}`;
-}
 
 async function until(holds) {
   while (!(await holds())) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -186,15 +180,11 @@ test("a service that answers byte by byte holds nobody up, whatever garbage is c
     const writing = setInterval(() => res.write(" "), 50);
     res.on("close", () => clearInterval(writing));
   });
-  await new Promise((resolve) => slow.listen(0, "127.0.0.1", resolve));
+  const url = await listening(t, slow);
   const collecting = setInterval(collectGarbage, 100);
-  t.after(() => {
-    clearInterval(collecting);
-    slow.close().closeAllConnections();
-  });
+  t.after(() => clearInterval(collecting));
   const warnings = [];
-  const guests = new GuestSessions({ url: `http://127.0.0.1:${slow.address().port}`, issuer: ISSUER, warn: (text) => warnings.push(text) });
-  const guest = await guests.open(request(page()));
+  const guest = await new GuestSessions({ url, issuer: ISSUER, warn: (text) => warnings.push(text) }).open(request(page()));
   assert.equal(guest.id, null);
   assert.match(warnings[0], /TimeoutError/);
 });
@@ -292,10 +282,8 @@ for (const status of [302, 307, 308]) {
       const answer = JSON.stringify({ code: "moved", token: "x" });
       res.writeHead(status, { Location: "/elsewhere", "Content-Type": "application/json" }).end(answer);
     });
-    await new Promise((resolve) => elsewhere.listen(0, "127.0.0.1", resolve));
-    t.after(() => elsewhere.close().closeAllConnections());
+    const url = await listening(t, elsewhere);
     const warnings = [];
-    const url = `http://127.0.0.1:${elsewhere.address().port}`;
     const guests = new GuestSessions({ url, issuer: ISSUER, apiKey: "secret", warn: (text) => warnings.push(text) });
     const guest = await guests.open(request());
     await assert.rejects(guest.replace({}), (error) => error.code === "unavailable");
@@ -352,11 +340,10 @@ for (const [name, settings] of [
 
 /** The response of a server that listens just for this. */
 async function fetched(t, server, headers) {
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  t.after(() => server.close().closeAllConnections());
+  const url = await listening(t, server);
   // By hand: `fetch` sets `Sec-Fetch-Mode` by itself.
   const message = await new Promise((resolve, reject) =>
-    get({ port: server.address().port, host: "127.0.0.1", headers }, resolve).on("error", reject),
+    get(url, { headers }, resolve).on("error", reject),
   );
   message.resume();
   const pairs = message.rawHeaders.flatMap((name, at) => (at % 2 ? [] : [[name, message.rawHeaders[at + 1]]]));

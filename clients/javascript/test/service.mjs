@@ -15,6 +15,13 @@ export function tokenSet(response) {
   return line?.split(";")[0].slice("__Host-guest=".length) ?? null;
 }
 
+/** The address of the server, which ends with the test. */
+export async function listening(t, server) {
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close().closeAllConnections());
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
 export async function startService(t) {
   const { privateKey, publicKey } = await generateKeyPair("ES256");
   const jwk = { ...(await exportJWK(publicKey)), kid: "key-1", alg: "ES256", use: "sig" };
@@ -54,8 +61,6 @@ export async function startService(t) {
     if (body?.cookie && token) res.setHeader("Set-Cookie", `__Host-guest=${token}; Path=/; Secure`);
     res.writeHead(status, { "Content-Type": "application/json" }).end(JSON.stringify(answer));
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  t.after(() => server.close().closeAllConnections());
-  const url = `http://127.0.0.1:${server.address().port}`;
+  const url = await listening(t, server);
   return { url, issue, sign, calls, bodiesOf: (path) => calls.filter(([asked]) => asked === path).map(([, body]) => body) };
 }
