@@ -236,8 +236,8 @@ def _fulfil(future: Future[T], call: Callable[..., T], *arguments: object) -> No
 class _TimeLeft:
     """The timeout of a socket that is set again before each operation: what is left until one deadline for all.
 
-    httpx gives each address, write and read its timeout alone. Whoever sends a header line every two seconds, or a
-    response of status 103, would have a visitor wait for ever. In whole seconds, since no other number is looked at
+    httpx gives each address, write and read its timeout alone. A service that sends a header line every two seconds, or
+    a response of status 103, would have a visitor wait for ever. In whole seconds, since no other number is looked at
     that late.
     """
 

@@ -43,5 +43,5 @@ createServer(async (req, res) => {
   const response = await guests.handle(request, (guest) => respond(request, guest));
   res.statusCode = response.status;
   res.setHeaders(response.headers);
-  pipeline(Readable.fromWeb(response.body), res, () => {}); // whoever has gone away gets no answer
+  pipeline(Readable.fromWeb(response.body), res, () => {}); // a visitor who has left gets no answer
 }).listen(port, "127.0.0.1");
